@@ -1,0 +1,66 @@
+"""Structured pruning of exported ONNX models: a smaller, faster model that does the same job, from the graph alone.
+
+    import onnxprune
+    result = onnxprune.compress("model.onnx", flops=0.5)
+    onnx.save(result.model, "model.pruned.onnx")
+
+The names are loaded on first use: importing the package alone is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxprune import errors
+    from onnxprune.analysis import Analysis
+    from onnxprune.api import Result, analyze, apply_plan, clean, compress, diff, explain, make_plan
+    from onnxprune.criteria import criterion
+    from onnxprune.plan import Plan
+    from onnxprune.report import Report
+    from onnxprune.rules import rule
+
+__version__ = "0.1.0"
+__all__ = [
+    "Analysis",
+    "Plan",
+    "Report",
+    "Result",
+    "__version__",
+    "analyze",
+    "apply_plan",
+    "clean",
+    "compress",
+    "criterion",
+    "diff",
+    "errors",
+    "explain",
+    "make_plan",
+    "rule",
+]
+_API = ("Result", "analyze", "apply_plan", "clean", "compress", "diff", "explain", "make_plan")
+# No module of the package may have one of these names: importing it would hide the function.
+_HOME = dict.fromkeys(_API, "api") | {
+    "Analysis": "analysis",
+    "Plan": "plan",
+    "Report": "report",
+    "criterion": "criteria",
+    "rule": "rules",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "errors":
+        return import_module("onnxprune.errors")
+    if name not in _HOME:
+        raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
+    if name == "rule":
+        import_module("onnxprune.ops")  # the latest rule of an op wins: ours must be there before a user's
+    value: object = getattr(import_module(f"onnxprune.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

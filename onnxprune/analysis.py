@@ -1,0 +1,103 @@
+"""What coupling finds out about a model: classes of positions, the layers, their cost, and what is frozen and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from onnxprune.graph import Model
+
+Labels = NDArray[np.int32]
+Mask = NDArray[np.bool_]
+Role = Literal["out", "in", "with"]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of one parameter.
+
+    classes: [dim] int32, the class of each position, 0 where it is frozen.
+    role: "out" where the positions are filters that a layer produces, "in" where a layer reads them (its consumers'
+    columns), "with" where they merely go along (bias, BN vectors, PRelu slopes, constants of an Add).
+    """
+
+    param: str
+    axis: int
+    classes: Labels
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A count that is `factor` times the number of kept positions in each of `dims` (MACs of a layer, elements of a tensor)."""
+
+    factor: int
+    dims: tuple[Labels, ...]
+
+    def count(self, kept: Mask) -> int:
+        """Value for kept classes, [classes + 1] bool with `kept[0]` (frozen) true."""
+        total = self.factor
+        for classes in self.dims:
+            total *= int(np.count_nonzero(kept[classes]))
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A Conv, ConvTranspose, Gemm, MatMul or Einsum. `weight` is None where both operands are activations."""
+
+    node: str
+    op: str
+    weight: str | None
+    outputs: Labels
+    inputs: Labels
+    macs: Product
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Positions of one parameter axis that can never be removed, and why (the tie to atom 0 that decided it)."""
+
+    name: str
+    axis: int
+    op: str
+    reason: str
+    positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One parameter: how many elements it keeps, and the bytes of one."""
+
+    param: str
+    elements: Product
+    itemsize: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The coupled model.
+
+    model: the cleaned model. classes: number of removable classes, with ids 1..classes; id 0 is frozen.
+    inexact: [classes + 1] bool, classes whose removal changes the function even where they are dead (LayerNorm, ...).
+    axes: every parameter axis with more than one position that couples with anything, in graph order.
+    group: [classes + 1] int32, 0 for frozen; classes with the same first producer axis are ranked and aligned together;
+    group g's producer axis is `groups[g - 1]`.
+    """
+
+    model: Model
+    shapes: dict[str, tuple[int, ...]]
+    classes: int
+    inexact: Mask
+    axes: tuple[Axis, ...]
+    layers: tuple[Layer, ...]
+    elements: tuple[Element, ...]
+    group: Labels
+    groups: tuple[Axis, ...]
+    frozen: tuple[Frozen, ...]
+    notes: tuple[str, ...]
+    trace: Any  # the interpreter's record: ties with their reasons, views and refits; for cut, verify and explain

@@ -1,0 +1,289 @@
+"""The pipeline in a screenful: read -> normalise -> couple -> score -> allocate -> plan -> cut -> verify -> report."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from onnxprune import criteria, files, normalize
+from onnxprune.allocate import Allocation, Target, allocate
+from onnxprune.analysis import Analysis, Mask
+from onnxprune.cost import Cost, CostModel, Kind
+from onnxprune.couple import couple
+from onnxprune.cut import cut
+from onnxprune.errors import UsageError
+from onnxprune.graph import Model
+from onnxprune.plan import Plan, kept_classes
+from onnxprune.plan import make_plan as write_down
+from onnxprune.report import LayerChange, Report
+from onnxprune.shapes import concrete_shapes
+from onnxprune.verify import verify
+
+Source = str | Path | onnx.ModelProto
+Shapes = Mapping[str, tuple[int, ...]]
+DEFAULT_METHOD = "group_norm"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A compressed model (ONNX, in memory), the plan that leads to it, and the report."""
+
+    model: onnx.ModelProto
+    plan: Plan
+    report: Report
+
+
+@dataclass
+class Clock:
+    """Seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to choose what leaves; exactly one of flops, params and size is given. See `compress`."""
+
+    flops: float | None = None
+    params: float | None = None
+    size: float | None = None
+    method: str = DEFAULT_METHOD
+    min_keep: float = 0.1
+    align: int | Literal["auto"] = "auto"
+    keep: Sequence[str] = ()
+    inexact: bool = False
+    best_effort: bool = False
+    seed: int = 0
+
+    def target(self) -> Target:
+        """The budget. Raises UsageError unless exactly one is given, within (0, 1]."""
+        kinds: tuple[Kind, ...] = ("flops", "params", "size")
+        given = [(kind, getattr(self, kind)) for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise UsageError(f"give exactly one of --flops, --params and --size, not {len(given)} of them")
+        return Target(*given[0])
+
+    def check(self) -> None:
+        """Raise UsageError for what is wrong whatever the model."""
+        self.target()
+        if self.method not in criteria.NAMES:
+            near = get_close_matches(self.method, criteria.NAMES, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"--method {self.method!r} is not known{hint} Methods: {', '.join(criteria.NAMES)}")
+
+    def settings(self) -> dict[str, Any]:
+        """What a plan records of them."""
+        chosen = asdict(self) | {"keep": list(self.keep)}
+        return {k: v for k, v in chosen.items() if v is not None and k != "best_effort"}
+
+
+def compress(
+    model: Source,
+    *,
+    flops: float | None = None,
+    params: float | None = None,
+    size: float | None = None,
+    method: str = DEFAULT_METHOD,
+    min_keep: float = 0.1,
+    align: int | Literal["auto"] = "auto",
+    keep: Sequence[str] = (),
+    inexact: bool = False,
+    best_effort: bool = False,
+    seed: int = 0,
+    input_shapes: Shapes | None = None,
+) -> Result:
+    """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
+
+    model: a path or a ModelProto (not modified). flops, params, size: the fraction to keep, (0, 1], of the cleaned model;
+    exactly one is given. method: a criterion of `onnxprune.criteria.NAMES`. min_keep: least share of every group.
+    align: widths stay multiples of it. keep: patterns of node or parameter names whose layers are left alone.
+    inexact: also remove what LayerNorm and the like renormalise. best_effort: take the nearest reachable value.
+    seed: of the criterion `random` and of the verification's inputs. input_shapes: concrete input sizes where symbolic.
+    Raises UsageError, ModelError, TargetError (target out of reach), VerificationError (a bug of ours).
+    """
+    options = Options(flops, params, size, method, min_keep, align, keep, inexact, best_effort, seed)
+    options.check()
+    clock = Clock()
+    analysis = _analysed(model, input_shapes, clock)
+    choice, plan = _chosen(analysis, options, clock)
+    return _finish(analysis, choice.kept, plan, clock, _name(model), choice.note, seed)
+
+
+def make_plan(
+    model: Source,
+    *,
+    flops: float | None = None,
+    params: float | None = None,
+    size: float | None = None,
+    method: str = DEFAULT_METHOD,
+    min_keep: float = 0.1,
+    align: int | Literal["auto"] = "auto",
+    keep: Sequence[str] = (),
+    inexact: bool = False,
+    best_effort: bool = False,
+    seed: int = 0,
+    input_shapes: Shapes | None = None,
+) -> Plan:
+    """The plan that `compress` would apply with the same arguments, without cutting. Raises as `compress` does."""
+    options = Options(flops, params, size, method, min_keep, align, keep, inexact, best_effort, seed)
+    options.check()
+    clock = Clock()
+    return _chosen(_analysed(model, input_shapes, clock), options, clock)[1]
+
+
+def apply_plan(model: Source, plan: Plan, *, seed: int = 0, input_shapes: Shapes | None = None) -> Result:
+    """Replay a plan on the original or the cleaned model: the same cut, byte for byte.
+
+    Raises PlanError where the plan does not fit the model.
+    """
+    clock = Clock()
+    analysis = _analysed(model, input_shapes, clock)
+    with clock("plan"):
+        kept = kept_classes(plan, analysis, files.digest(analysis.model.to_proto()))
+    return _finish(analysis, kept, plan, clock, _name(model), "", seed)
+
+
+def analyze(model: Source, *, input_shapes: Shapes | None = None) -> Analysis:
+    """Couple the positions of a model: its layers, cost, classes, what is frozen and why."""
+    return _analysed(model, input_shapes, Clock())
+
+
+def clean(model: Source) -> onnx.ModelProto:
+    """The normalised original, nothing pruned: what plans refer to, and the fair baseline. Idempotent to the byte."""
+    return normalize.clean(_read(model))
+
+
+# ---- stages -------------------------------------------------------------------------------------------------------------
+
+
+def _read(model: Source) -> onnx.ModelProto:
+    if isinstance(model, onnx.ModelProto):
+        files.check_model(model)
+        return model
+    return files.read_model(model)
+
+
+def _name(model: Source) -> str:
+    return model.graph.name if isinstance(model, onnx.ModelProto) else str(model)
+
+
+def _analysed(model: Source, input_shapes: Shapes | None, clock: Clock) -> Analysis:
+    with clock("read"):
+        proto = _read(model)
+    with clock("normalize"):
+        cleaned = normalize.normalize(proto)
+    with clock("shapes"):
+        shapes = concrete_shapes(cleaned, input_shapes)
+    with clock("couple"):
+        return couple(cleaned, shapes)
+
+
+def _chosen(analysis: Analysis, options: Options, clock: Clock) -> tuple[Allocation, Plan]:
+    with clock("score"):
+        scores = criteria.score(options.method, analysis, seed=options.seed)
+    with clock("allocate"):
+        cleaned = analysis.model.to_proto()
+        choice = allocate(
+            analysis,
+            scores,
+            CostModel(analysis, overhead(cleaned)),
+            target=options.target(),
+            min_keep=options.min_keep,
+            align=options.align,
+            protect=protected(analysis, options.keep),
+            inexact=options.inexact,
+            best_effort=options.best_effort,
+        )
+    with clock("plan"):
+        plan = write_down(analysis, choice.kept, files.digest(cleaned), options.settings(), _predicted(choice))
+    return choice, plan
+
+
+def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
+    """[classes + 1] bool: the classes of layers that `--keep` names. Raises UsageError for a pattern that names nothing."""
+    mask = np.zeros(analysis.classes + 1, bool)
+    names = [(n, [t.name for t in n.inputs]) for n in analysis.model.graph.nodes]
+    for pattern in patterns:
+        hit = {p for n, inputs in names if fnmatchcase(n.name, pattern) for p in inputs}
+        hit |= {p for _, inputs in names for p in inputs if fnmatchcase(p, pattern)}
+        if not hit:
+            raise UsageError(f"--keep {pattern!r} names no node and no parameter of the model; `onnxprune analyze` lists them")
+        for axis in analysis.axes:
+            if axis.param in hit:
+                mask[axis.classes] = True
+    mask[0] = False
+    return mask
+
+
+def overhead(proto: onnx.ModelProto) -> int:
+    """Bytes of the file beside the data of its weights."""
+    weights = files.weights_bytes(proto)
+    return proto.ByteSize() - weights if weights < files.PROTOBUF_LIMIT else 0
+
+
+def _predicted(choice: Allocation) -> dict[str, Any]:
+    cost, fractions = choice.reached, choice.reached.fractions(choice.original)
+    return {"macs": cost.macs, "params": cost.params, "bytes": cost.bytes, "kept": {k: round(v, 6) for k, v in fractions.items()}}
+
+
+def _finish(analysis: Analysis, kept: Mask, plan: Plan, clock: Clock, name: str, note: str, seed: int) -> Result:
+    with clock("cut"):
+        smaller = cut(analysis, kept)
+    with clock("verify"):
+        verification = verify(analysis, kept, smaller, seed=seed)
+    with clock("export"):
+        proto = normalize.export(smaller)
+    costs = CostModel(analysis, overhead(proto))
+    report = Report(
+        model=name,
+        original=costs.original,
+        compressed=costs.evaluate(kept),
+        classes=analysis.classes,
+        removed=int((~kept).sum()),
+        frozen_positions=sum(f.positions for f in analysis.frozen),
+        inexact=int(analysis.inexact.sum()),
+        verification=verification,
+        layers=tuple(layer_changes(analysis, kept)),
+        frozen=frozen_summary(analysis),
+        notes=analysis.notes,
+        seconds=clock.seconds,
+        plan=plan,
+        note=note,
+        settings=plan.settings,
+    )
+    return Result(proto, plan, report)
+
+
+def layer_changes(analysis: Analysis, kept: Mask) -> Iterator[LayerChange]:
+    """Widths and MACs of every layer before and after."""
+    whole = np.ones_like(kept)
+    for layer in analysis.layers:
+        widths = [(classes.size, int(kept[classes].sum())) for classes in (layer.inputs, layer.outputs)]
+        yield LayerChange(layer.node, layer.op, widths[0], widths[1], (layer.macs.count(whole), layer.macs.count(kept)))
+
+
+def frozen_summary(analysis: Analysis) -> tuple[tuple[int, str], ...]:
+    """(frozen filters, reason), the most frequent first; node names are left out so that equal reasons add up."""
+    counts: Counter[str] = Counter()
+    for f in analysis.frozen:
+        counts[f"{f.op}: {f.reason.rsplit(' (', 1)[0]}" if f.op else f.reason] += f.positions
+    return tuple((n, reason) for reason, n in counts.most_common())
+
+
+__all__ = ["Cost", "Model", "Result", "analyze", "apply_plan", "clean", "compress", "make_plan"]

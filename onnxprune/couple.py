@@ -1,0 +1,304 @@
+"""The interpreter: walk the nodes, apply the rules, account for every input atom, connect.
+
+Sound by construction: an unknown op, a refusal, an unknown shape or a forgotten axis freezes. The classes are the connected
+components of the ties; component of atom 0 is frozen. Cost is linear in the size of the graph.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+import onnxprune.ops  # noqa: F401 - registers the rules
+from onnxprune.analysis import Analysis, Axis, Element, Labels, Layer, Product, Role
+from onnxprune.errors import VerificationError
+from onnxprune.factors import EMPTY, Factor, Shape, View, along, lines, support, view
+from onnxprune.graph import Array, Constant, Model, Node, Tensor, dtype_of, shape_of
+from onnxprune.ops.versions import modern
+from onnxprune.reasons import frozen_axes
+from onnxprune.rules import IN, OUT, RULES, Arg, Refuse, Rule, Trace, Tracer
+
+_ROUNDS = 10
+_SMALL = 4096  # elements
+
+
+def couple(model: Model, shapes: Mapping[str, Shape]) -> Analysis:
+    """Couple the positions of every parameter axis of a cleaned model.
+
+    shapes: concrete shape of every tensor; what is missing freezes the nodes that touch it.
+    """
+    trace = Trace(model, dict(shapes))
+    _own(trace)
+    for index, node in enumerate(model.graph.nodes):
+        _visit(trace, node, index)
+    _freeze_outputs(trace)
+    classes = _separate(trace)
+    return _analysis(trace, classes)
+
+
+def _own(trace: Trace) -> None:
+    """Atoms for every axis of every initializer whose positions could go."""
+    for name, tensor in trace.model.constants().items():
+        shape = shape_of(tensor)
+        trace.shapes[name], trace.params[name] = shape, name
+        if dtype_of(tensor) is not None and 0 not in shape:
+            axes = {a: trace.fresh(n) for a, n in enumerate(shape) if n > 1}
+            trace.owners.update({(name, a): atoms for a, atoms in axes.items()})
+            trace.views[name] = tuple(along(atoms, a, len(shape)) for a, atoms in axes.items())
+
+
+def _visit(trace: Trace, node: Node, index: int) -> None:
+    names = [o.name for o in node.outputs]
+    t = Tracer(trace, node, index, [trace.shapes.get(n) for n in names])
+    args, attrs = _arguments(trace, node)
+    try:
+        result = _apply(t, node, args, attrs)
+    except Refuse as refusal:
+        result = [EMPTY] * len(names)
+        t.freeze([f for a in args if a is not None for f in a.view], str(refusal))
+    for name, factors in zip(names, result, strict=False):
+        if name:
+            trace.views[name] = _checked(t, name, factors)
+    read = [i.name for i in node.inputs if i.name]
+    if read and all(n in trace.params for n in read):
+        trace.params.update({n: trace.params[read[0]] for n in names})
+    _account(t, args)
+
+
+def _arguments(trace: Trace, node: Node) -> tuple[list[Arg | None], dict[str, Any]]:
+    standard = node.domain in (None, "", "ai.onnx")
+    inputs, attrs = modern(node, trace.model.opset) if standard else ([t if t.name else None for t in node.inputs], dict(node.attrs))
+    return [_argument(trace, i) for i in inputs], attrs
+
+
+def _argument(trace: Trace, source: Tensor | Array | None) -> Arg | None:
+    if source is None:
+        return None
+    if isinstance(source, np.ndarray):
+        return Arg("", source.shape, EMPTY, "", source)
+    shape = trace.shapes.get(source.name)
+    held = trace.views.get(source.name, EMPTY)
+    return Arg(source.name, shape if shape is not None else (), held, trace.params.get(source.name, ""), _value(source))
+
+
+def _value(tensor: Tensor) -> Array | None:
+    """Integers (shapes, indices, pads) and small vectors are loaded; rules have no use for the values of large weights."""
+    if not isinstance(tensor, Constant):
+        return None
+    dtype = dtype_of(tensor)
+    if dtype is None or (dtype.kind not in "iub" and prod(shape_of(tensor)) > _SMALL):
+        return None
+    return np.asarray(tensor.values)
+
+
+def _apply(t: Tracer, node: Node, args: list[Arg | None], attrs: dict[str, Any]) -> list[View]:
+    function = RULES.get(("" if node.domain in (None, "ai.onnx") else node.domain, node.op))
+    if function is None:
+        raise Refuse(f"there is no rule for the op {node.op}" + (f" of domain {node.domain}" if node.domain else ""))
+    unknown = [a.name for a in args if a is not None and a.name and a.name not in t.trace.shapes]
+    if unknown:
+        raise Refuse(f"the shape of {unknown[0]} is not known")
+    positional, variadic, keywords = _signature(function)
+    if not variadic and len(args) > positional:
+        args = args[:positional]
+    result = function(t, *args, **{k: v for k, v in attrs.items() if k in keywords})
+    if result is None:
+        return []
+    whole = isinstance(result, tuple) and all(isinstance(f, np.ndarray) for f in result)
+    return [result] if whole else list(result)  # type: ignore[list-item, arg-type]
+
+
+@cache
+def _signature(function: Rule) -> tuple[int, bool, frozenset[str]]:
+    """(most inputs, whether any number, attribute names) that a rule takes."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    kinds = [p.kind for p in parameters]
+    keywords = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    return kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD), inspect.Parameter.VAR_POSITIONAL in kinds, keywords
+
+
+def _checked(t: Tracer, name: str, factors: View) -> View:
+    """The view of an output, if the rule got its shape right; factors that say nothing are dropped."""
+    shape = t.trace.shapes.get(name)
+    result = view(factors)
+    t.name(*result)
+    if shape is None:
+        t.freeze(result, f"the shape of {name} is not known")
+        return EMPTY
+    for f in result:
+        if f.ndim != len(shape) or any(n not in (1, d) for n, d in zip(f.shape, shape, strict=True)):
+            raise VerificationError(
+                f"The rule of {t.node.op} (node {t.label[1]}) returned a factor of shape {f.shape} for {name} of shape {shape}. "
+                "This is a bug in the rule; report it, or protect the layer with --keep."
+            )
+    return result
+
+
+def _account(t: Tracer, args: Iterable[Arg | None]) -> None:
+    """Freeze whatever the rule neither carried nor named."""
+    stamp = t.trace.stamp
+    for arg in args:
+        for f in () if arg is None else arg.view:
+            missed = f[stamp[f] != t.index]
+            if missed.size:
+                t.freeze([missed], f"its rule does not let positions of axis {support(f)} of {arg.name if arg else ''} go")
+
+
+def _freeze_outputs(trace: Trace) -> None:
+    for tensor in trace.model.graph.outputs:
+        for f in trace.views.get(tensor.name, EMPTY):
+            trace.tie(f, 0, ("graph output", tensor.name), "it is a result of the model")
+    for name in trace.model.captured:
+        for f in trace.views.get(name, EMPTY):
+            trace.tie(f, 0, ("subgraph", name), "the body of an If, Loop or Scan reads it")
+
+
+# ---- closure ------------------------------------------------------------------------------------------------------------
+
+
+def components(trace: Trace) -> Labels:
+    """[atoms] int32: connected component of each atom; that of atom 0 is 0."""
+    pairs = [np.broadcast_arrays(a, b) for a, b, _ in trace.ties]
+    a = np.concatenate([p[0].reshape(-1) for p in pairs]) if pairs else np.zeros(0, np.int32)
+    b = np.concatenate([p[1].reshape(-1) for p in pairs]) if pairs else np.zeros(0, np.int32)
+    graph = coo_array((np.ones(a.size, np.int8), (a, b)), shape=(trace.count, trace.count))
+    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    first = labels[0]
+    return np.where(labels == first, 0, np.where(labels == 0, first, labels)).astype(np.int32)
+
+
+def _separate(trace: Trace) -> Labels:
+    """Close the ties; where a joint factor would lose a set of positions that is no rectangle, tie along all axes but one, and repeat."""
+    joint = _joint(trace)
+    labels = components(trace)
+    for _ in range(_ROUNDS):
+        bad = [f for f in joint if not _separable(labels[f])]
+        if not bad:
+            return labels
+        for f in bad:
+            rows = lines(f, _best_axis(labels[f]))
+            trace.tie(rows[:, 1:], rows[:, :1], ("Reshape", ""), "only whole indices of one axis can be removed")
+        labels = components(trace)
+    for f in [f for f in joint if not _separable(labels[f])]:
+        trace.tie(f, 0, ("Reshape", ""), "positions that are no rectangle of their axes")
+    return components(trace)
+
+
+def _joint(trace: Trace) -> list[Factor]:
+    """Every distinct factor that varies along more than one axis."""
+    found = {(f.__array_interface__["data"][0], f.shape): f for v in trace.views.values() for f in v if len(support(f)) > 1}
+    return list(found.values())
+
+
+def _separable(classes: Labels) -> bool:
+    """Whether the class depends on the index along one axis only."""
+    return any((rows == rows[:, :1]).all() for rows in (lines(classes, a) for a in support(classes)))
+
+
+def _best_axis(classes: Labels) -> int:
+    """The axis along which most classes remain once all others are tied; the last of equals."""
+    return max(support(classes), key=lambda axis: (_classes_left(lines(classes, axis)), axis))
+
+
+def _classes_left(rows: Labels) -> int:
+    """Components of the bipartite graph of rows and the labels in them, without the frozen one."""
+    values, inverse = np.unique(rows, return_inverse=True)
+    inverse = inverse.reshape(rows.shape) + len(rows)
+    index = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
+    size = len(rows) + values.size
+    graph = coo_array((np.ones(rows.size, np.int8), (index.reshape(-1), inverse.reshape(-1))), shape=(size, size))
+    number, _ = connected_components(graph, directed=False)
+    return int(number) - int(values[0] == 0)
+
+
+# ---- analysis -----------------------------------------------------------------------------------------------------------
+
+
+def _analysis(trace: Trace, labels: Labels) -> Analysis:
+    classes = _numbered(trace, labels)
+    n = int(classes.max(initial=0))
+    inexact = np.zeros(n + 1, bool)
+    for atoms in trace.inexact:
+        inexact[classes[atoms]] = True
+    inexact[0] = False
+    axes = tuple(_axis(trace, classes, name, a, atoms) for (name, a), atoms in trace.owners.items() if classes[atoms].any())
+    group, groups = _groups(axes, n)
+    trace_and_classes = _Closed(trace, classes)
+    return Analysis(
+        model=trace.model,
+        shapes=trace.shapes,
+        classes=n,
+        inexact=inexact,
+        axes=axes,
+        layers=tuple(_layers(trace, classes)),
+        elements=tuple(_elements(trace, classes)),
+        group=group,
+        groups=groups,
+        frozen=frozen_axes(trace, classes),
+        notes=tuple(trace.model.notes),
+        trace=trace_and_classes,
+    )
+
+
+class _Closed:
+    """The trace with its classes, for the stages that need more than the analysis shows."""
+
+    def __init__(self, trace: Trace, classes: Labels) -> None:
+        self.trace, self.classes = trace, classes
+
+
+def _numbered(trace: Trace, labels: Labels) -> Labels:
+    """Classes that hold a parameter's positions, numbered from 1 in graph order; everything else is frozen."""
+    owned = np.concatenate([*trace.owners.values(), np.zeros(1, np.int32)])
+    seen, first = np.unique(labels[owned], return_index=True)
+    seen, first = seen[seen > 0], first[seen > 0]
+    number = np.zeros(trace.count, np.int32)
+    number[seen[np.argsort(first)]] = np.arange(1, seen.size + 1)
+    return number[labels]
+
+
+def _axis(trace: Trace, classes: Labels, name: str, axis: int, atoms: Factor) -> Axis:
+    roles = int(np.bitwise_or.reduce(trace.roles[atoms]))
+    role: Role = "out" if roles & int(OUT) else "in" if roles & int(IN) else "with"
+    return Axis(name, axis, classes[atoms], role)
+
+
+def _groups(axes: tuple[Axis, ...], n: int) -> tuple[Labels, tuple[Axis, ...]]:
+    """Each class belongs to the first producer axis it occurs on, or else to the first axis."""
+    group, groups = np.zeros(n + 1, np.int32), []
+    for axis in [a for a in axes if a.role == "out"] + [a for a in axes if a.role != "out"]:
+        new = axis.classes[(axis.classes > 0) & (group[axis.classes] == 0)]
+        if new.size:
+            groups.append(axis)
+            group[new] = len(groups)
+    return group, tuple(groups)
+
+
+def _layers(trace: Trace, classes: Labels) -> Iterable[Layer]:
+    for c in trace.layers:
+        macs = _product(c.constant, [classes[d] for d in c.dims])
+        yield Layer(c.node, c.op, c.weight, classes[c.outputs], classes[c.inputs], macs)
+
+
+def _elements(trace: Trace, classes: Labels) -> Iterable[Element]:
+    of: Callable[[str, int], Labels] = lambda name, a: classes[trace.owners[name, a]]  # noqa: E731
+    for name, tensor in trace.model.constants().items():
+        shape, dtype = shape_of(tensor), dtype_of(tensor)
+        constant = int(np.prod([d for a, d in enumerate(shape) if (name, a) not in trace.owners], dtype=np.int64))
+        dims = [of(name, a) for a in range(len(shape)) if (name, a) in trace.owners]
+        yield Element(name, _product(constant, dims), dtype.itemsize if dtype is not None else 1)
+
+
+def _product(constant: int, dims: list[Labels]) -> Product:
+    """Dims in which nothing can go are part of the constant."""
+    for d in dims:
+        constant *= 1 if d.any() else d.size
+    return Product(constant, tuple(d for d in dims if d.any()))

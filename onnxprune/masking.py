@@ -1,0 +1,138 @@
+"""The masked original: what the cut model must equal, built without cutting anything.
+
+Every removed slice of a layer's weight is zeroed, rows and, what matters most, the columns of whoever reads a removed
+position; biases and other vectors keep their values, so that anything which leaks is seen. Sums over activations get
+an explicit mask. Renormalising nodes are bracketed: they run on the kept positions only, independently of the cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from onnxprune.analysis import Analysis, Mask
+from onnxprune.factors import Shape
+from onnxprune.graph import FLOATS, Array, Constant, Model, Node, Variable, constant, fresh_name, make_node, values
+from onnxprune.rules import Bracket, Contracted
+
+_HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def masked(analysis: Analysis, kept: Mask) -> Model:
+    """The cleaned model with everything that is not kept silenced, at its original shapes."""
+    model = analysis.model.copy()
+    constants = model.constants()
+    for axis in analysis.axes:
+        gone = ~kept[axis.classes]
+        if axis.role != "with" and gone.any():
+            _silence(constants[axis.param], axis.axis, gone)
+    taken, removed = model.names(), ~kept[analysis.trace.classes]
+    trace = analysis.trace.trace
+    for record in (*trace.contracted, *trace.brackets):
+        gone = removed[record.atoms]
+        if gone.any():
+            if isinstance(record, Contracted):
+                _mask(model, record, gone, analysis.shapes, taken)
+            else:
+                _bracket(model, record, gone, taken)
+    return model
+
+
+def _silence(weight: Constant, axis: int, gone: Array) -> None:
+    """Zero the slices; of a quantised weight, set them to its zero point."""
+    array = values(weight)
+    assert array is not None, "only types that can be read get atoms"
+    array = np.moveaxis(array.copy(), axis, 0)
+    zero = np.moveaxis(_zero_point(weight, array.ndim, np.moveaxis(array, 0, axis).shape), axis, 0)
+    array[gone] = zero[gone]
+    weight.values = np.ascontiguousarray(np.moveaxis(array, 0, axis))
+
+
+def _zero_point(weight: Constant, rank: int, shape: tuple[int, ...]) -> Array:
+    node: Node | None = next((n for n in weight.outputs if n.op == "DequantizeLinear" and len(n.inputs) > 2), None)
+    point = values(node.inputs[2]) if node is not None else None
+    if node is None or point is None:
+        return np.broadcast_to(np.zeros((), values(weight).dtype), shape)  # type: ignore[union-attr]
+    if point.ndim == 1 and point.size > 1:
+        point = point.reshape([-1 if a == node.attrs.get("axis", 1) % rank else 1 for a in range(rank)])
+    return np.broadcast_to(point, shape)
+
+
+def _node(model: Model, key: str) -> tuple[int, Node]:
+    return next((i, n) for i, n in enumerate(model.graph.nodes) if any(o.name == key for o in n.outputs))
+
+
+def _float_type(model: Model) -> np.dtype[Any]:
+    """The element type that a mask must have; half types are widened before anything runs."""
+    kinds = {np.dtype(c.dtype) for c in model.constants().values() if not isinstance(c.dtype, int)} & FLOATS
+    return np.dtype(np.float64) if kinds == {np.dtype(np.float64)} else np.dtype(np.float32)
+
+
+def _mask(model: Model, record: Contracted, gone: Array, shapes: dict[str, Shape], taken: set[str]) -> None:
+    """Multiply one operand by 0 where positions are gone."""
+    at, node = _node(model, record.node)
+    operand = node.inputs[record.operand]
+    rank = len(shapes[operand.name])
+    weights = (~gone).astype(_float_type(model)).reshape([-1 if a == record.axis % rank else 1 for a in range(rank)])
+    mask = constant(fresh_name(f"{operand.name}_mask", taken), weights)
+    out = Variable(fresh_name(f"{operand.name}_masked", taken))
+    node.inputs[record.operand] = out
+    model.graph.nodes.insert(at, make_node("Mul", [operand, mask], [out], name=out.name))
+
+
+def _bracket(model: Model, record: Bracket, gone: Array, taken: set[str]) -> None:
+    """Gather the kept positions, run the node on them, and spread its output over the original positions again."""
+    at, node = _node(model, record.node)
+    kept = np.flatnonzero(~gone)
+    source, small = node.inputs[0], Variable(fresh_name(f"{record.node}_kept", taken))
+    gather = make_node("Gather", [source, constant(fresh_name(f"{small.name}_at", taken), kept)], [small], axis=record.axis)
+    for i, p in enumerate(node.inputs):
+        vector = values(p) if p.name in record.params else None
+        if vector is not None:
+            node.inputs[i] = constant(fresh_name(f"{p.name}_kept", taken), vector.take(kept, -1))
+    node.inputs[0] = small
+    model.graph.nodes.insert(at, gather)
+    if record.restores:
+        y, inner = node.outputs[0], Variable(fresh_name(f"{record.node}_small", taken))
+        node.outputs[0] = inner
+        spread = np.clip(np.cumsum(~gone) - 1, 0, None)
+        at_all = constant(fresh_name(f"{inner.name}_at", taken), spread)
+        model.graph.nodes.insert(at + 2, make_node("Gather", [inner, at_all], [y], axis=record.axis))
+
+
+def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with float16 and bfloat16 replaced by float32 (a copy), or the model itself where it holds neither.
+
+    Differences of rounding would hide a wrong rewrite in half precision, and onnxruntime's CPU lacks most bfloat16 kernels.
+    """
+    if not any(t.data_type in _HALF for t in proto.graph.initializer) and not _half_signature(proto):
+        return proto
+    wide = onnx.ModelProto()
+    wide.CopyFrom(proto)
+    g = wide.graph
+    g.ClearField("value_info")
+    for tensor in g.initializer:
+        _widen_tensor(tensor)
+    for value in (*g.input, *g.output):
+        kind = value.type.tensor_type
+        kind.elem_type = TensorProto.FLOAT if kind.elem_type in _HALF else kind.elem_type
+    for node in g.node:
+        for attr in node.attribute:
+            if attr.name in ("to", "dtype") and attr.i in _HALF:
+                attr.i = TensorProto.FLOAT
+            elif attr.type == onnx.AttributeProto.TENSOR:
+                _widen_tensor(attr.t)
+    return wide
+
+
+def _half_signature(proto: onnx.ModelProto) -> bool:
+    return any(v.type.tensor_type.elem_type in _HALF for v in (*proto.graph.input, *proto.graph.output))
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type in _HALF:
+        array = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

@@ -1,0 +1,108 @@
+"""Convolutions and pools: filters are rows of the weight, input channels its columns; a conv group is indivisible."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from onnxprune.factors import View, along
+from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
+
+
+@rule("Conv")
+def conv(t: Tracer, X: Arg, W: Arg, B: Arg | None = None, *, group: int = 1) -> View:
+    """y[:, o] = sum over c of x[:, c] * w[o, c]"""
+    filters = t.atoms(W, 0)
+    if group == 1:
+        columns = t.atoms(W, 1)
+        t.tie(t.atoms(X, 1), columns, "input channels are the columns of the weight")
+    else:
+        columns = _groups(t, X, filters.reshape(group, -1))
+    _bias(t, B, filters)
+    taps = prod(W.shape[2:]) * prod(t.shape()[2:]) * t.shape()[0]
+    t.layer(W, filters, columns, (taps, *W.shape[:2]), [along(filters, 1, 3)] + [along(columns, 2, 3)] * (group == 1))
+    return (along(filters, 1, X.rank),)
+
+
+@rule("ConvTranspose")
+def conv_transpose(t: Tracer, X: Arg, W: Arg, B: Arg | None = None, *, group: int = 1) -> View:
+    """y[:, o] = sum over c of x[:, c] * w[c, o]"""
+    rows = t.atoms(W, 0)
+    if group == 1:
+        filters = t.atoms(W, 1)
+        t.tie(t.atoms(X, 1), rows, "input channels are the rows of a transposed weight")
+        factors = [along(rows, 1, 3), along(filters, 2, 3)]
+    else:
+        _groups(t, X, rows.reshape(group, -1))
+        filters = np.repeat(rows.reshape(group, -1)[:, 0], W.shape[1])
+        factors = [along(rows, 1, 3)]
+    _bias(t, B, filters)
+    taps = prod(W.shape[2:]) * prod(X.shape[2:]) * X.shape[0]
+    t.layer(W, filters, rows if group == 1 else np.zeros_like(rows), (taps, *W.shape[:2]), factors)
+    return (along(filters, 1, X.rank),)
+
+
+def _groups(t: Tracer, X: Arg, rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """Tie what belongs to one conv group: its input channels and its rows of the weight. rows: [group, rows per group]"""
+    group = len(rows)
+    why = "the inputs and outputs of one conv group go together"
+    t.tie(t.atoms(X, 1).reshape(group, -1), rows[:, :1], why)
+    t.tie(rows, rows[:, :1], why)
+
+    def refit(kept: Kept) -> dict[str, int]:
+        return {"group": int(kept.mask(rows[:, 0]).sum())}
+
+    t.refit(refit)
+    return np.zeros(1, np.int32)
+
+
+def _bias(t: Tracer, B: Arg | None, filters: np.ndarray) -> None:  # type: ignore[type-arg]
+    if B is not None:
+        t.tie(filters, t.atoms(B, 0), "one bias per filter")
+
+
+@rule("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
+def pool(t: Tracer, X: Arg) -> list[View]:
+    """y[:, c] = pool of x[:, c] over space; the indices that MaxPool can return count through all channels."""
+    if len(t.node.outputs) > 1 and t.node.outputs[1].name:
+        raise Refuse("the indices of MaxPool count through all channels")
+    return [t.others(X, *range(2, X.rank))]
+
+
+@rule("Resize")
+def resize(t: Tracer, X: Arg, roi: Arg | None = None, scales: Arg | None = None, sizes: Arg | None = None) -> View:
+    """y = x interpolated along the axes whose size changes."""
+    changed = [i for i, (a, b) in enumerate(zip(X.shape, t.shape(), strict=True)) if a != b]
+    y = t.others(X, *changed)
+    if sizes is not None and y:
+        axes = t.node.attrs.get("axes") or range(X.rank)
+        given = sizes.ints("sizes")
+
+        def refit(kept: Kept) -> dict[str, list[int]]:
+            new = kept.shape(y, t.shape())
+            return {"sizes": [new[a] if new[a] != t.shape()[a] else g for a, g in zip(axes, given, strict=True)]}
+
+        t.refit(refit)
+    return y
+
+
+@rule("Upsample")
+def upsample(t: Tracer, X: Arg, scales: Arg | None = None) -> View:
+    """The older name of Resize."""
+    return resize(t, X, None, scales)
+
+
+@rule("DepthToSpace")
+def depth_to_space(t: Tracer, input: Arg, *, blocksize: int, mode: str = "DCR") -> View:
+    """b*b channels become one: they go together. DCR: channel = (block, c); CRD: channel = (c, block)."""
+    channels, area = t.atoms(input, 1), blocksize**2
+    grid = channels.reshape(area, -1) if mode == "DCR" else channels.reshape(-1, area).T
+    t.tie(grid, grid[:1], "channels that become one channel go together")
+    return (along(grid[0], 1, input.rank),)
+
+
+@rule("SpaceToDepth")
+def space_to_depth(t: Tracer, input: Arg, *, blocksize: int) -> View:
+    """One channel becomes b*b: channel = (block, c)."""
+    return (along(np.tile(t.atoms(input, 1), blocksize**2), 1, input.rank),)

@@ -1,0 +1,95 @@
+"""Ops that only move data: the same numpy op on every factor. Targets are refitted, 0 and -1 kept where they stay right."""
+
+from __future__ import annotations
+
+
+from onnxprune import factors
+from onnxprune.factors import EMPTY, Shape, View, raise_rank, volume
+from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
+
+
+@rule("Reshape")
+def reshape(t: Tracer, data: Arg, shape: Arg, *, allowzero: int = 0) -> View:
+    """y = x.reshape(shape)"""
+    if not data.view:
+        return EMPTY
+    target = shape.ints("target dimensions")
+    y = _reshaped(t, data)
+
+    def refit(kept: Kept) -> dict[str, list[int]]:
+        want, given = kept.shape(y, t.shape()), kept.shape(data.view, data.shape)
+        new = [_target(v, i, want, given, t.shape(), allowzero) for i, v in enumerate(target)]
+        return {"shape": new}
+
+    t.refit(refit)
+    return y
+
+
+def _target(value: int, i: int, want: list[int], given: list[int], before: Shape, allowzero: int) -> int:
+    """-1 and a 0 that still copies the right size stay; so does what did not change."""
+    if value == -1 or (value == 0 and (allowzero or want[i] == given[i])):
+        return value
+    return want[i] if want[i] != before[i] or value == 0 else value
+
+
+def _reshaped(t: Tracer, data: Arg) -> View:
+    if volume(data.shape) != volume(t.shape()) or 0 in data.shape:
+        raise Refuse(f"the shapes {data.shape} and {t.shape()} do not hold the same number of positions")
+    return factors.view(factors.reshape(f, data.shape, t.shape()) for f in data.view)
+
+
+@rule("Flatten", "Squeeze", "Unsqueeze")
+def regroup(t: Tracer, data: Arg, axes: Arg | None = None) -> View:
+    """Axes merge, or axes of size 1 come and go: nothing to refit."""
+    return _reshaped(t, data) if data.view else EMPTY
+
+
+@rule("Transpose")
+def transpose(t: Tracer, data: Arg, *, perm: list[int] | None = None) -> View:
+    """y[i_perm] = x[i]"""
+    order = perm or range(data.rank)[::-1]
+    return tuple(f.transpose(order) for f in data.view)
+
+
+@rule("Expand")
+def expand(t: Tracer, input: Arg, shape: Arg) -> View:
+    """y = x broadcast to `shape`: new axes do not vary."""
+    if not input.view:
+        return EMPTY
+    target = shape.ints("target dimensions")
+    y = tuple(raise_rank(f, len(t.shape())) for f in input.view)
+
+    def refit(kept: Kept) -> dict[str, list[int]]:
+        want, offset = kept.shape(y, t.shape()), len(t.shape()) - len(target)
+        return {"shape": [want[offset + i] if want[offset + i] != t.shape()[offset + i] else v for i, v in enumerate(target)]}
+
+    t.refit(refit)
+    return y
+
+
+@rule("Tile")
+def tile(t: Tracer, input: Arg, repeats: Arg) -> View:
+    """y = np.tile(x, repeats): every copy of a position leaves with it."""
+    if not input.view:
+        return EMPTY
+    times = repeats.ints("repeats")
+    return tuple(factors.tile(f, times) for f in input.view)
+
+
+@rule("Shape")
+def shape(t: Tracer, data: Arg, *, start: int = 0, end: int | None = None) -> View:
+    """Sizes read at run time: harmless where only axes that no factor varies along are picked out of them."""
+    axes = range(data.rank)[slice(start, end)]
+    live = {a for f in data.view for a in axes if f.shape[a] > 1}
+    picked = [_picked(n) for n in t.node.outputs[0].outputs]
+    if live and (not picked or any(p is None or live.intersection(axes[i] for i in p) for p in picked)):
+        t.freeze(data.view, "its size is read at run time")
+    t.name(*data.view)
+    return EMPTY
+
+
+def _picked(node: object) -> list[int] | None:
+    """Which elements of a shape a Gather with constant indices reads; None where that is not known."""
+    op, inputs, attrs = (getattr(node, k) for k in ("op", "inputs", "attrs"))
+    value = getattr(inputs[1], "values", None) if op == "Gather" and attrs.get("axis", 0) == 0 else None
+    return None if value is None else [int(i) for i in value.reshape(-1)]

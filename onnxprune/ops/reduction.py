@@ -1,0 +1,82 @@
+"""Reductions: axes that are not reduced are carried; what a sum, a mean or a maximum over channels does differs."""
+
+from __future__ import annotations
+
+from onnxprune.factors import Factor, View, support
+from onnxprune.ops.normalization import observed, renormalise, whole_lines
+from onnxprune.rules import Arg, Tracer, rule
+
+
+def _axes(X: Arg, axes: Arg | None, noop: int) -> tuple[int, ...]:
+    if axes is None or (axes.value is not None and axes.value.size == 0):
+        return () if noop else tuple(range(X.rank))
+    return tuple(a % X.rank for a in axes.ints("axes"))
+
+
+def _without(view: View, axes: tuple[int, ...], keepdims: int) -> View:
+    return view if keepdims else tuple(f.squeeze(axes) for f in view)
+
+
+@rule("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+def reduce_sum(t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> View:
+    """Sums: a removed position contributes nothing."""
+
+    def alone(f: Factor, axis: int) -> None:
+        t.sums(0, axis, f.reshape(-1))
+        t.name(f)
+
+    return _reduce(t, data, _axes(data, axes, noop_with_empty_axes), keepdims, alone)
+
+
+@rule("ReduceMean")
+def reduce_mean(t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> View:
+    """Means: over channels, removing some changes the number they are divided by."""
+
+    def alone(f: Factor, axis: int) -> None:
+        renormalise(t, axis, f.reshape(-1), [], "a mean", restores=False)
+
+    return _reduce(t, data, _axes(data, axes, noop_with_empty_axes), keepdims, alone)
+
+
+@rule("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+def reduce_other(t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> View:
+    """Maxima and their like: every position that is reduced is observable."""
+
+    def alone(f: Factor, axis: int) -> None:
+        t.freeze([f], f"{t.node.op} reads every one of them")
+
+    return _reduce(t, data, _axes(data, axes, noop_with_empty_axes), keepdims, alone)
+
+
+def _reduce(t: Tracer, data: Arg, axes: tuple[int, ...], keepdims: int, alone) -> View:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """Carry what is not reduced, whole lines of what partly is, and leave to `alone` what varies only along one reduced axis."""
+    out = list(t.others(data, *axes))
+    for f in data.view:
+        inner = [a for a in support(f) if a in axes]
+        if inner and len(inner) < len(support(f)):
+            out.append(whole_lines(t, f, inner))
+        elif len(inner) == 1:
+            alone(f, inner[0])
+        elif inner:
+            t.freeze([f], f"{t.node.op} over axes that vary jointly")
+    return _without(tuple(out), axes, keepdims)
+
+
+@rule("ArgMax", "ArgMin")
+def arg_max(t: Tracer, data: Arg, *, axis: int = 0, keepdims: int = 1) -> View:
+    """An index into `axis`: its positions must all stay."""
+    y = observed(t, data, (axis % data.rank,), "their indices are a result")
+    return _without(y, (axis % data.rank,), keepdims)
+
+
+@rule("TopK")
+def top_k(t: Tracer, X: Arg, K: Arg | None = None, *, axis: int = -1) -> list[View]:
+    """Values and indices along `axis`: its positions must all stay."""
+    y = observed(t, X, (axis % X.rank,), "their indices are a result")
+    return [y, y]
+
+
+@rule("CumSum", "CumProd")
+def cumulative(t: Tracer, x: Arg, axis: Arg) -> View:
+    """Running sums along `axis` depend on all positions before."""
+    return observed(t, x, (axis.ints("axis")[0] % x.rank,), "running sums read them in order")

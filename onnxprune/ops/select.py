@@ -1,0 +1,151 @@
+"""Ops that select or join positions along one axis: Concat, Split, Slice, Gather, ScatterND."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxprune import factors
+from onnxprune.factors import EMPTY, Factor, View, along, support
+from onnxprune.rules import Arg, Kept, Refuse, Tracer, _components, rule
+
+
+@rule("Concat")
+def concat(t: Tracer, *inputs: Arg, axis: int) -> View:
+    """y = concatenate(inputs, axis): atoms are joined along `axis`, and tied across inputs along the others."""
+    axis %= inputs[0].rank
+    out: list[Factor] = []
+    for axes in _components([support(f) for x in inputs for f in x.view]):
+        inside = [[f for f in x.view if axes.intersection(support(f))] for x in inputs]
+        if axis in axes:
+            out.append(_joined(t, inputs, inside, axis))
+        else:
+            operands = [(tuple(fs), tuple(d if a in axes else 1 for a, d in enumerate(x.shape))) for fs, x in zip(inside, inputs, strict=True)]
+            out += t.align(operands, "inputs of a Concat lose the same positions on the other axes")
+    return factors.view(out)
+
+
+def _joined(t: Tracer, inputs: tuple[Arg, ...], inside: list[list[Factor]], axis: int) -> Factor:
+    """One factor along the concatenated axis; with the others it varies along where every input has one such factor."""
+    supports = {tuple(a for a in support(f) if a != axis) for fs in inside for f in fs}
+    sizes = [x.shape[axis] for x in inputs]
+    if len(supports) == 1 and all(len(fs) == 1 for fs in inside):
+        others = [1] * inputs[0].rank
+        for a in next(iter(supports)):
+            others[a] = inputs[0].shape[a]
+        y = factors.concat([fs[0] for fs in inside], sizes, axis, tuple(others))
+    else:
+        t.freeze([f for fs in inside for f in fs if f.shape[axis] == 1], "not every input of the Concat varies there")
+        y = along(np.concatenate([t.atoms(x, axis) for x in inputs]), axis, inputs[0].rank)
+    return y
+
+
+@rule("Split")
+def split(t: Tracer, input: Arg, split: Arg | None = None, *, axis: int = 0) -> list[View]:
+    """Consecutive parts along `axis`."""
+    axis %= input.rank
+    lengths = [t.shape(i)[axis] for i in range(len(t.node.outputs))]
+    starts = np.cumsum([0, *lengths])
+    parts = [tuple(factors.cut(f, axis, slice(a, b)) for f in input.view) for a, b in zip(starts, starts[1:], strict=False)]
+    if any(f.shape[axis] > 1 for f in input.view):
+
+        def refit(kept: Kept) -> dict[str, Any]:
+            new = [kept.shape(p, t.shape(i))[axis] for i, p in enumerate(parts)]
+            return {"split": new, "num_outputs": None} if new != lengths else {}
+
+        t.refit(refit)
+    return [factors.view(p) for p in parts]
+
+
+@rule("Slice")
+def slice_(
+    t: Tracer, data: Arg, starts: Arg | None = None, ends: Arg | None = None, axes: Arg | None = None, steps: Arg | None = None
+) -> View:
+    """y = x[..., start:end:step, ...]; what is not read does not matter."""
+    if not data.view or starts is None or ends is None:
+        return EMPTY
+    begin, end = starts.ints("starts"), ends.ints("ends")
+    which = [a % data.rank for a in (axes.ints("axes") if axes is not None else range(len(begin)))]
+    stride = steps.ints("steps") if steps is not None else [1] * len(begin)
+    ranges = {a: slice(*slice(b, e, s).indices(data.shape[a])) for a, b, e, s in zip(which, begin, end, stride, strict=True)}
+    live = [a for a in which if any(f.shape[a] > 1 for f in data.view)]
+    if any(ranges[a].step != 1 for a in live):
+        raise Refuse("a Slice with steps over channels cannot be written once some are gone")
+    y = data.view
+    for a in live:
+        y = tuple(factors.cut(f, a, ranges[a]) for f in y)
+    t.name(*data.view)
+    before = {a: [f for f in data.view if f.shape[a] > 1] for a in live}
+
+    def refit(kept: Kept) -> dict[str, list[int]]:
+        new_begin, new_end = list(begin), list(end)
+        for i, a in enumerate(which):
+            if a in before:
+                mask = _mask(kept, tuple(before[a]), data.shape, a)
+                if not mask.all():
+                    new_begin[i], new_end[i] = int(mask[: ranges[a].start].sum()), int(mask[: ranges[a].stop].sum())
+        return {"starts": new_begin, "ends": new_end} if (new_begin, new_end) != (begin, end) else {}
+
+    t.refit(refit)
+    return factors.view(y)
+
+
+def _mask(kept: Kept, view: View, shape: tuple[int, ...], axis: int) -> np.ndarray:  # type: ignore[type-arg]
+    """[size of axis] bool: the indices of one axis that stay. An index is gone once all its positions are."""
+    mask = np.ones(shape[axis], bool)
+    for f in view:
+        mask &= kept.mask(factors.lines(f, axis).reshape(-1)).reshape(shape[axis], -1).any(1)
+    return mask
+
+
+@rule("Gather")
+def gather(t: Tracer, data: Arg, indices: Arg, *, axis: int = 0) -> View:
+    """y = take(x, indices, axis); indices known only at run time freeze the axis."""
+    axis %= data.rank
+    rank = len(indices.shape)
+    if not any(f.shape[axis] > 1 for f in data.view):
+        return tuple(factors.take(f, np.zeros((1,) * rank, np.int64), axis) for f in data.view)
+    index = np.array(indices.ints("indices"), np.int64) % data.shape[axis]
+    if rank > 1:
+        raise Refuse("indices of more than one axis select channels")
+    before = tuple(f for f in data.view if f.shape[axis] > 1)
+    if rank == 0:
+        return _pick(t, data, int(index[0]), axis)
+    y = tuple(factors.take(f, index, axis) for f in data.view)
+    t.name(*data.view)
+
+    def refit(kept: Kept) -> dict[str, Any]:
+        mask = _mask(kept, before, data.shape, axis)
+        return {} if mask.all() else {"indices": (np.cumsum(mask) - 1)[index[mask[index]]]}
+
+    t.refit(refit)
+    return factors.view(y)
+
+
+def _pick(t: Tracer, data: Arg, index: int, axis: int) -> View:
+    """One index: the axis goes away. Joint factors stop varying along it; a factor of it alone must keep that index."""
+    out = []
+    for f in data.view:
+        if f.shape[axis] > 1 and support(f) == (axis,):
+            t.freeze([f], "one of these positions is picked by its index")
+        elif f.shape[axis] > 1:
+            first = f.take([0], axis)
+            t.tie(f, first, "parts picked by an index lose the same positions")
+            out.append(first.squeeze(axis))
+        else:
+            out.append(f.squeeze(axis))
+    return tuple(out)
+
+
+@rule("ScatterND")
+def scatter_nd(t: Tracer, data: Arg, indices: Arg, updates: Arg) -> View:
+    """y = x with rows, found by constant indices into the leading axes, replaced: those axes stay, the others are tied."""
+    k = indices.shape[-1]
+    indices.ints("indices")
+    leading = len(indices.shape) - 1
+    rest = tuple(f for f in t.others(data, *range(k)))
+    tail = tuple(f.reshape(f.shape[k:]) for f in rest)
+    new = tuple(f.reshape(f.shape[leading:]) for f in t.others(updates, *range(leading)))
+    y = t.align([(tail, data.shape[k:]), (new, updates.shape[leading:])], "rows and their replacements lose the same positions")
+    return tuple(f.reshape((1,) * k + f.shape) for f in y)

@@ -1,0 +1,76 @@
+"""Why is this frozen, and what goes with it: paths through the ties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order
+
+from onnxprune.analysis import Frozen, Labels
+from onnxprune.rules import OUT, Trace
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """Shortest paths of ties from atom 0: the parent of each frozen atom, and the reason of the tie between them."""
+
+    parent: Index
+    reason: Index
+
+
+def forest(trace: Trace, root: int = 0) -> Forest:
+    """Breadth-first tree of the ties, from `root` (0: towards what is frozen)."""
+    a, b, reason = _edges(trace)
+    n = trace.count
+    order = np.concatenate([a, b]), np.concatenate([b, a])
+    graph = coo_array((np.ones(order[0].size, np.int8), order), shape=(n, n)).tocsr()
+    _, parent = breadth_first_order(graph, root, directed=True)
+    parent = parent.astype(np.int64)
+    key = np.concatenate([a * n + b, b * n + a])
+    sort = np.argsort(key, kind="stable")
+    why = np.full(n, -1, np.int64)
+    reached = np.flatnonzero(parent >= 0)
+    at = np.searchsorted(key[sort], parent[reached] * n + reached)
+    why[reached] = np.concatenate([reason, reason])[sort[at]]
+    return Forest(parent, why)
+
+
+def _edges(trace: Trace) -> tuple[Index, Index, Index]:
+    pairs = [(*np.broadcast_arrays(a, b), r) for a, b, r in trace.ties]
+    a = np.concatenate([p[0].reshape(-1) for p in pairs] or [np.zeros(0)]).astype(np.int64)
+    b = np.concatenate([p[1].reshape(-1) for p in pairs] or [np.zeros(0)]).astype(np.int64)
+    r = np.repeat([p[2] for p in pairs], [p[0].size for p in pairs]).astype(np.int64)
+    return a, b, r
+
+
+def _root_reasons(tree: Forest) -> Index:
+    """Reason of the first tie on the path from the root to each atom, by pointer jumping."""
+    top = np.arange(tree.parent.size)
+    inner = tree.parent > 0
+    up = np.where(inner, tree.parent, top)
+    while True:
+        nxt = up[up]
+        if (nxt == up).all():
+            return tree.reason[up]
+        up = nxt
+
+
+def frozen_axes(trace: Trace, classes: Labels) -> tuple[Frozen, ...]:
+    """Producer axes with frozen positions, each with the tie that decided most of them."""
+    producers = [(k, atoms) for k, atoms in trace.owners.items() if (trace.roles[atoms] & OUT).any() and not classes[atoms].all()]
+    if not producers:
+        return ()
+    first = _root_reasons(forest(trace))
+    found = []
+    for (name, axis), atoms in producers:
+        stuck = atoms[classes[atoms] == 0]
+        reasons, counts = np.unique(first[stuck], return_counts=True)
+        op, node, why = trace.reasons[reasons[counts.argmax()]] if reasons[0] >= 0 else ("", "", "nothing reads it")
+        where = f"{op} {node}".strip()
+        found.append(Frozen(name, axis, op, f"{why} ({where})", int(stuck.size)))
+    return tuple(found)

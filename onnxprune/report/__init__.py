@@ -1,0 +1,78 @@
+"""What a run did, as data; the modules beside this one turn it into text. Pure: nothing here prints or writes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnxprune.cost import Cost
+from onnxprune.plan import Plan, as_json
+from onnxprune.verify import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChange:
+    """Widths and MACs of one layer before and after."""
+
+    node: str
+    op: str
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    macs: tuple[int, int]
+
+    @property
+    def kept(self) -> float:
+        """Share of the layer's MACs that is kept, 0..1."""
+        return self.macs[1] / self.macs[0] if self.macs[0] else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is worth knowing about one compression.
+
+    original: the cleaned model; frozen: (positions, reason) summed over layers; note: why the target is met loosely.
+    """
+
+    model: str
+    original: Cost
+    compressed: Cost
+    classes: int
+    removed: int
+    frozen_positions: int
+    inexact: int
+    verification: Verification
+    layers: tuple[LayerChange, ...]
+    frozen: tuple[tuple[int, str], ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+    plan: Plan
+    note: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, with stable keys; the values of `kept` are fractions 0..1."""
+        return {
+            "model": self.model,
+            "original": asdict(self.original),
+            "compressed": asdict(self.compressed),
+            "kept": self.compressed.fractions(self.original),
+            "coupling": {
+                "classes": self.classes,
+                "removed": self.removed,
+                "frozen": self.frozen_positions,
+                "inexact": self.inexact,
+                "reasons": [{"positions": n, "reason": r} for n, r in self.frozen],
+            },
+            "verification": self.verification.as_dict(),
+            "layers": [_layer(x) for x in self.layers],
+            "notes": list(self.notes),
+            "note": self.note,
+            "settings": self.settings,
+            "seconds": {k: round(v, 4) for k, v in self.seconds.items()},
+            "plan": as_json(self.plan),
+        }
+
+
+def _layer(change: LayerChange) -> dict[str, Any]:
+    pairs = {k: {"before": v[0], "after": v[1]} for k, v in (("inputs", change.inputs), ("outputs", change.outputs), ("macs", change.macs))}
+    return {"node": change.node, "op": change.op, **pairs}

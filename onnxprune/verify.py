@@ -1,0 +1,157 @@
+"""The check that runs on every model written: the cut model must equal the masked original, and be a valid model.
+
+Source of the method: a structured cut is correct iff it computes what the original computes with the removed slices silenced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune import runtime
+from onnxprune.analysis import Analysis, Mask
+from onnxprune.errors import ModelError, VerificationError
+from onnxprune.graph import Array, Model
+from onnxprune.masking import masked, widened
+
+TOLERANCE = 1e-4
+_OPS_WITH_INDICES = frozenset({"ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "NonZero", "Unique", "Multinomial"})
+_OPS_AT_RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"})
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Outcome of the masking oracle.
+
+    relative_error: largest difference between the cut model and the masked original, relative to the largest magnitude of
+    that output. masked_differs: whether silencing changed the outputs at all (if not, the check says little).
+    checker: "passed". compared: names of the tensors compared. precision: what both ran in.
+    """
+
+    relative_error: float
+    masked_differs: bool
+    checker: str
+    compared: tuple[str, ...]
+    precision: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"compared": list(self.compared)}
+
+
+def verify(analysis: Analysis, kept: Mask, cut_model: Model, *, seed: int = 0, tolerance: float = TOLERANCE) -> Verification:
+    """Compare the cut model with the masked original on seeded random inputs, and check that it is valid.
+
+    Raises VerificationError, naming the first node that differs, where it is not: that is a bug of a rule.
+    """
+    cut_proto = cut_model.to_proto()
+    check(cut_proto, analysis.model)
+    names = comparable(cut_model, analysis)
+    original = analysis.model.to_proto()
+    inputs = {i.name: analysis.shapes[i.name] for i in original.graph.input if i.name in analysis.shapes}
+    feeds = runtime.random_inputs(widened(original), inputs, seed)
+    shrunk = _run(cut_proto, feeds, names)
+    if all(kept):
+        return Verification(0.0, False, "passed", names, _precision(original))
+    silenced = _run(masked(analysis, kept).to_proto(), feeds, names)
+    error, worst = _error(silenced, shrunk)
+    if not error <= tolerance:
+        _fail(analysis, kept, cut_proto, feeds, worst, error)
+    differs = _error(_run(original, feeds, names), silenced)[0] > 0
+    return Verification(error, differs, "passed", names, _precision(original))
+
+
+def _precision(proto: onnx.ModelProto) -> str:
+    return "float32, widened from half precision" if widened(proto) is not proto else "as stored"
+
+
+def _run(proto: onnx.ModelProto, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    """Outputs `names` (graph outputs or tapped tensors) of one run; the session is gone afterwards."""
+    wide = widened(proto)
+    known = {o.name for o in wide.graph.output}
+    if any(n not in known for n in names):
+        tapped = onnx.ModelProto()
+        tapped.CopyFrom(wide)
+        tapped.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
+        wide = tapped
+    return runtime.session(wide).run(feeds, list(names))
+
+
+def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:
+    """Graph outputs that do not depend on an index or a random number, and the tensors from which indices are computed.
+
+    Float noise can flip an ArgMax; what it read is compared in its place.
+    """
+    tainted: set[str] = set()
+    taps: list[str] = []
+    for node in model.graph.nodes:
+        ins = [i.name for i in node.inputs if i.name]
+        if node.op in _OPS_WITH_INDICES and not tainted.intersection(ins):
+            taps += [i for i in ins[:1] if not analysis.trace.trace.views.get(i)]
+        if node.op in _OPS_WITH_INDICES | _OPS_AT_RANDOM or tainted.intersection(ins):
+            tainted.update(o.name for o in node.outputs)
+    outputs = [o.name for o in model.graph.outputs]
+    names = list(dict.fromkeys([o for o in outputs if o not in tainted] + taps))
+    return tuple(names or outputs)
+
+
+def _error(reference: Mapping[str, Array], other: Mapping[str, Array]) -> tuple[float, str]:
+    """Largest relative difference over all tensors, and where it is; infinite where shapes differ or NaN appears in one only."""
+    errors = {n: relative_error(reference[n], other[n]) for n in reference}
+    worst = max(errors, key=lambda n: errors[n], default="")
+    return errors.get(worst, 0.0), worst
+
+
+def relative_error(reference: Array, other: Array) -> float:
+    """max |a - b| / max |a| over finite entries; infinite where shapes or non-finite entries differ, or nothing is finite."""
+    if reference.shape != other.shape:
+        return float("inf")
+    if reference.size == 0:
+        return 0.0
+    a, b = reference.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(a)
+    if not finite.any() or not np.array_equal(finite, np.isfinite(b)):
+        return float("inf")
+    scale = np.abs(a[finite]).max()
+    difference = float(np.abs(a[finite] - b[finite]).max())
+    return difference / float(scale) if scale > 0 else difference
+
+
+def _fail(analysis: Analysis, kept: Mask, cut_proto: onnx.ModelProto, feeds: Mapping[str, Array], worst: str, error: float) -> None:
+    """Name the first node whose output differs, then raise."""
+    views = analysis.trace.trace.views
+    names = tuple(o.name for n in analysis.model.graph.nodes for o in n.outputs if o.name and not views.get(o.name))
+    culprit = worst
+    try:
+        reference = _run(masked(analysis, kept).to_proto(), feeds, names)
+        other = _run(cut_proto, feeds, names)
+        culprit = next((n for n in names if relative_error(reference[n], other[n]) > error / 10), worst)
+    except ModelError:  # a tensor that cannot be an output: the graph output names the fault well enough
+        pass
+    node = next((n for n in analysis.model.graph.nodes if any(o.name == culprit for o in n.outputs)), None)
+    where = f"node {node.name!r} ({node.op})" if node is not None else "the graph"
+    raise VerificationError(
+        f"The cut model differs from the masked original by {error:.2g} relative at tensor {culprit!r}, output of {where}. "
+        "Nothing was written. This is a bug in a pruning rule: please report it with the model; --keep can protect the layer meanwhile."
+    )
+
+
+def check(proto: onnx.ModelProto, original: Model) -> None:
+    """Full checker with strict shape inference, and an unchanged signature; raises VerificationError."""
+    try:
+        onnx.checker.check_model(_light(proto), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as e:
+        raise VerificationError(f"The cut model is not valid: {str(e).splitlines()[0]}. Nothing was written; this is a bug, please report it.") from e
+    header = original.header.graph
+    for kind, before, after in (("input", header.input, proto.graph.input), ("output", header.output, proto.graph.output)):
+        if list(before) != list(after):
+            raise VerificationError(f"The graph {kind}s of the cut model changed. Nothing was written; this is a bug, please report it.")
+
+
+def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, or beyond the 2 GB that protobuf can hand over, the model without the data of its weights."""
+    return proto
+
