@@ -101,3 +101,16 @@ class Analysis:
     frozen: tuple[Frozen, ...]
     notes: tuple[str, ...]
     trace: Any  # the interpreter's record: ties with their reasons, views and refits; for cut, verify and explain
+
+    @property
+    def largest(self) -> int:
+        """Filters (rows of producers) in the largest class."""
+        counts = sum((np.bincount(a.classes, minlength=self.classes + 1) for a in self.axes if a.role == "out"), np.zeros(1, int))
+        return int(counts[1:].max(initial=0))
+
+    @property
+    def frozen_share(self) -> float:
+        """Share of all filters that can never be removed, 0..1."""
+        frozen = sum(f.positions for f in self.frozen)
+        free = sum(int(np.count_nonzero(a.classes)) for a in self.axes if a.role == "out")
+        return frozen / (frozen + free) if frozen else 0.0

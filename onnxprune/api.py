@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,23 +16,28 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from onnxprune import criteria, files, normalize
+from onnxprune import criteria, difference, explanation, files, normalize
 from onnxprune.allocate import Allocation, Target, allocate
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.cost import Cost, CostModel, Kind
 from onnxprune.couple import couple
 from onnxprune.cut import cut
+from onnxprune.difference import Difference
 from onnxprune.errors import UsageError
+from onnxprune.explanation import Explanation
 from onnxprune.graph import Model
 from onnxprune.plan import Plan, kept_classes
 from onnxprune.plan import make_plan as write_down
 from onnxprune.report import LayerChange, Report
+from onnxprune.report.overview import Overview
+from onnxprune.report.overview import overview as summarise
 from onnxprune.shapes import concrete_shapes
 from onnxprune.verify import verify
 
 Source = str | Path | onnx.ModelProto
 Shapes = Mapping[str, tuple[int, ...]]
 DEFAULT_METHOD = "group_norm"
+_LOG = logging.getLogger("onnxprune")  # the stages, for a progress display
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        _LOG.info(stage)
         start = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
@@ -122,7 +129,7 @@ def compress(
     clock = Clock()
     analysis = _analysed(model, input_shapes, clock)
     choice, plan = _chosen(analysis, options, clock)
-    return _finish(analysis, choice.kept, plan, clock, _name(model), choice.note, seed)
+    return _finish(analysis, choice.kept, plan, clock, _name(model), seed, choice)
 
 
 def make_plan(
@@ -156,7 +163,7 @@ def apply_plan(model: Source, plan: Plan, *, seed: int = 0, input_shapes: Shapes
     analysis = _analysed(model, input_shapes, clock)
     with clock("plan"):
         kept = kept_classes(plan, analysis, files.digest(analysis.model.to_proto()))
-    return _finish(analysis, kept, plan, clock, _name(model), "", seed)
+    return _finish(analysis, kept, plan, clock, _name(model), seed)
 
 
 def analyze(model: Source, *, input_shapes: Shapes | None = None) -> Analysis:
@@ -166,7 +173,34 @@ def analyze(model: Source, *, input_shapes: Shapes | None = None) -> Analysis:
 
 def clean(model: Source) -> onnx.ModelProto:
     """The normalised original, nothing pruned: what plans refer to, and the fair baseline. Idempotent to the byte."""
-    return normalize.clean(_read(model))
+    return cleaned(model)[0]
+
+
+def cleaned(model: Source) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The normalised original as `clean` gives it, and what was changed in words."""
+    result = normalize.normalize(_read(model))
+    return normalize.export(result), tuple(result.notes)
+
+
+def overview(model: Source, *, input_shapes: Shapes | None = None) -> Overview:
+    """What `analyze` finds, in numbers: layers and their cost, classes, which layers share a fate, what is frozen."""
+    analysis = analyze(model, input_shapes=input_shapes)
+    cost = CostModel(analysis, overhead(analysis.model.to_proto())).original
+    return summarise(analysis, cost, frozen_summary(analysis), _name(model))
+
+
+def explain(model: Source | Analysis, name: str, *, input_shapes: Shapes | None = None) -> Explanation:
+    """What goes with the positions of a node or tensor, and the path of ties that freezes what cannot go.
+
+    model: an analysis saves repeating it. Raises UsageError, with the nearest names, for an unknown name.
+    """
+    analysis = model if isinstance(model, Analysis) else analyze(model, input_shapes=input_shapes)
+    return explanation.explain(analysis, name)
+
+
+def diff(before: Source, after: Source) -> Difference:
+    """What changed between two models: widths, parameters, attributes, nodes, signature, versions, metadata, size."""
+    return difference.diff(_read(before), _read(after))
 
 
 # ---- stages -------------------------------------------------------------------------------------------------------------
@@ -242,7 +276,9 @@ def _predicted(choice: Allocation) -> dict[str, Any]:
     return {"macs": cost.macs, "params": cost.params, "bytes": cost.bytes, "kept": {k: round(v, 6) for k, v in fractions.items()}}
 
 
-def _finish(analysis: Analysis, kept: Mask, plan: Plan, clock: Clock, name: str, note: str, seed: int) -> Result:
+def _finish(
+    analysis: Analysis, kept: Mask, plan: Plan, clock: Clock, name: str, seed: int, choice: Allocation | None = None
+) -> Result:
     with clock("cut"):
         smaller = cut(analysis, kept)
     with clock("verify"):
@@ -264,7 +300,8 @@ def _finish(analysis: Analysis, kept: Mask, plan: Plan, clock: Clock, name: str,
         notes=analysis.notes,
         seconds=clock.seconds,
         plan=plan,
-        note=note,
+        note=choice.note if choice else "",
+        reachable=choice.smallest if choice else None,
         settings=plan.settings,
     )
     return Result(proto, plan, report)

@@ -23,9 +23,12 @@ class Forest:
     reason: Index
 
 
-def forest(trace: Trace, root: int = 0) -> Forest:
-    """Breadth-first tree of the ties, from `root` (0: towards what is frozen)."""
+def forest(trace: Trace, root: int = 0, among: NDArray[np.bool_] | None = None) -> Forest:
+    """Breadth-first tree of the ties from atom `root` (0: towards what is frozen); `among`: [atoms] bool, where to look."""
     a, b, reason = _edges(trace)
+    if among is not None:
+        inside = among[a] & among[b]
+        a, b, reason = a[inside], b[inside], reason[inside]
     n = trace.count
     order = np.concatenate([a, b]), np.concatenate([b, a])
     graph = coo_array((np.ones(order[0].size, np.int8), order), shape=(n, n)).tocsr()
@@ -65,7 +68,7 @@ def frozen_axes(trace: Trace, classes: Labels) -> tuple[Frozen, ...]:
     producers = [(k, atoms) for k, atoms in trace.owners.items() if (trace.roles[atoms] & OUT).any() and not classes[atoms].all()]
     if not producers:
         return ()
-    first = _root_reasons(forest(trace))
+    first = _root_reasons(forest(trace, among=classes == 0))
     found = []
     for (name, axis), atoms in producers:
         stuck = atoms[classes[atoms] == 0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ import numpy as np
 
 from onnxprune.factors import EMPTY, Factor, Shape, View, lines, raise_rank, support
 from onnxprune.graph import Array, Model, Node
+from onnxprune.shapes import skeleton
+from onnxprune.symbolic import Facts, interpret
 
 OUT, IN = np.uint8(1), np.uint8(2)
 NEW = 1 << 14
@@ -135,6 +138,11 @@ class Trace:
     roles: Array = field(default_factory=lambda: np.zeros(NEW, np.uint8))
     stamp: Array = field(default_factory=lambda: np.full(NEW, -1, np.int32))
 
+    @cached_property
+    def facts(self) -> Facts:
+        """What is certain about values computed at run time; worked out only where a rule asks."""
+        return interpret(skeleton(self.model))
+
     def fresh(self, n: int) -> Factor:
         """[n] new atoms."""
         atoms = np.arange(self.count, self.count + n, dtype=np.int32)
@@ -214,6 +222,11 @@ class Tracer:
             self.trace.tie(rows[:, 1:], rows[:, :1], self.label, f"only whole indices of axis {axis} can be removed")
             self.name(rows[:, 1:])
         return rows[:, 0]
+
+    def certain(self, arg: Arg) -> list[int | None]:
+        """The elements of an integer vector computed at run time, None where they depend on the input."""
+        found = self.trace.facts.values.get(arg.name)
+        return [] if found is None else [e if isinstance(e, int) else None for e in found.reshape(-1).tolist()]
 
     def others(self, arg: Arg, *axes: int) -> View:
         """The factors of an argument that do not vary along any of `axes`."""

@@ -1,4 +1,4 @@
-"""Convolutions and pools: filters are rows of the weight, input channels its columns; a conv group is indivisible."""
+"""Convolutions and pools: filters are rows of the weight, input channels its columns."""
 
 from __future__ import annotations
 
@@ -6,49 +6,56 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.factors import View, along
+from onnxprune.factors import Factor, View, along
 from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
 
 
 @rule("Conv")
 def conv(t: Tracer, X: Arg, W: Arg, B: Arg | None = None, *, group: int = 1) -> View:
-    """y[:, o] = sum over c of x[:, c] * w[o, c]"""
-    filters = t.atoms(W, 0)
+    """y[:, o] = sum over c of x[:, c] * w[o, c], c within the group of o"""
+    filters, columns = t.atoms(W, 0), t.atoms(W, 1)
     if group == 1:
-        columns = t.atoms(W, 1)
         t.tie(t.atoms(X, 1), columns, "input channels are the columns of the weight")
+    elif group < columns.size:
+        _same_in_every_group(t, X, filters.reshape(group, -1), columns)
     else:
-        columns = _groups(t, X, filters.reshape(group, -1))
+        columns = _whole_groups(t, X, filters.reshape(group, -1))
     _bias(t, B, filters)
     taps = prod(W.shape[2:]) * prod(t.shape()[2:]) * t.shape()[0]
-    t.layer(W, filters, columns, (taps, *W.shape[:2]), [along(filters, 1, 3)] + [along(columns, 2, 3)] * (group == 1))
+    t.layer(W, filters, columns, (taps, *W.shape[:2]), [along(filters, 1, 3)] + [along(columns, 2, 3)] * (columns.size > 1))
     return (along(filters, 1, X.rank),)
 
 
 @rule("ConvTranspose")
 def conv_transpose(t: Tracer, X: Arg, W: Arg, B: Arg | None = None, *, group: int = 1) -> View:
-    """y[:, o] = sum over c of x[:, c] * w[c, o]"""
-    rows = t.atoms(W, 0)
+    """y[:, o] = sum over c of x[:, c] * w[c, o], c within the group of o"""
+    rows, filters = t.atoms(W, 0), t.atoms(W, 1)
     if group == 1:
-        filters = t.atoms(W, 1)
         t.tie(t.atoms(X, 1), rows, "input channels are the rows of a transposed weight")
-        factors = [along(rows, 1, 3), along(filters, 2, 3)]
+    elif group < rows.size // group:
+        grid = rows.reshape(group, -1)
+        t.tie(t.atoms(X, 1).reshape(group, -1), grid, SAME)
+        t.tie(grid, grid[:1], SAME)
+        filters = np.tile(filters, group)
     else:
-        _groups(t, X, rows.reshape(group, -1))
+        _whole_groups(t, X, rows.reshape(group, -1))
         filters = np.repeat(rows.reshape(group, -1)[:, 0], W.shape[1])
-        factors = [along(rows, 1, 3)]
     _bias(t, B, filters)
     taps = prod(W.shape[2:]) * prod(X.shape[2:]) * X.shape[0]
-    t.layer(W, filters, rows if group == 1 else np.zeros_like(rows), (taps, *W.shape[:2]), factors)
+    one_group = filters[: W.shape[1]]
+    factors = [along(rows, 1, 3)] + [along(one_group, 2, 3)] * (group < max(rows.size // group, 2))
+    t.layer(W, filters, rows, (taps, *W.shape[:2]), factors)
     return (along(filters, 1, X.rank),)
 
 
-def _groups(t: Tracer, X: Arg, rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    """Tie what belongs to one conv group: its input channels and its rows of the weight. rows: [group, rows per group]"""
-    group = len(rows)
-    why = "the inputs and outputs of one conv group go together"
-    t.tie(t.atoms(X, 1).reshape(group, -1), rows[:, :1], why)
-    t.tie(rows, rows[:, :1], why)
+WHOLE = "the inputs and outputs of one conv group go together"
+SAME = "the same channels go in every conv group"
+
+
+def _whole_groups(t: Tracer, X: Arg, rows: Factor) -> Factor:
+    """Many small groups: a group goes as a whole, and `group` shrinks. rows: [group, rows of the weight per group]"""
+    t.tie(t.atoms(X, 1).reshape(len(rows), -1), rows[:, :1], WHOLE)
+    t.tie(rows, rows[:, :1], WHOLE)
 
     def refit(kept: Kept) -> dict[str, int]:
         return {"group": int(kept.mask(rows[:, 0]).sum())}
@@ -57,7 +64,13 @@ def _groups(t: Tracer, X: Arg, rows: np.ndarray) -> np.ndarray:  # type: ignore[
     return np.zeros(1, np.int32)
 
 
-def _bias(t: Tracer, B: Arg | None, filters: np.ndarray) -> None:  # type: ignore[type-arg]
+def _same_in_every_group(t: Tracer, X: Arg, rows: Factor, columns: Factor) -> None:
+    """Few large groups: they lose the same channels, and `group` stays. columns: [input channels per group]"""
+    t.tie(t.atoms(X, 1).reshape(len(rows), -1), columns, SAME)
+    t.tie(rows, rows[:1], SAME)
+
+
+def _bias(t: Tracer, B: Arg | None, filters: Factor) -> None:
     if B is not None:
         t.tie(filters, t.atoms(B, 0), "one bias per filter")
 

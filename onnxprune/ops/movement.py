@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 from onnxprune import factors
-from onnxprune.factors import EMPTY, Shape, View, raise_rank, volume
+from onnxprune.factors import EMPTY, Factor, Shape, View, raise_rank, support, volume
 from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
 
 
@@ -56,8 +56,13 @@ def expand(t: Tracer, input: Arg, shape: Arg) -> View:
     """y = x broadcast to `shape`: new axes do not vary."""
     if not input.view:
         return EMPTY
-    target = shape.ints("target dimensions")
     y = tuple(raise_rank(f, len(t.shape())) for f in input.view)
+    if shape.value is None:
+        certain = t.certain(shape)[::-1]
+        if any(a >= len(certain) or certain[a] != 1 for f in y for a in _from_the_end(f)):
+            raise Refuse("its target dimensions are computed at run time")
+        return y
+    target = shape.ints("target dimensions")
 
     def refit(kept: Kept) -> dict[str, list[int]]:
         want, offset = kept.shape(y, t.shape()), len(t.shape()) - len(target)
@@ -65,6 +70,11 @@ def expand(t: Tracer, input: Arg, shape: Arg) -> View:
 
     t.refit(refit)
     return y
+
+
+def _from_the_end(factor: Factor) -> list[int]:
+    """The axes a factor varies along, counted from the last."""
+    return [factor.ndim - 1 - a for a in support(factor)]
 
 
 @rule("Tile")

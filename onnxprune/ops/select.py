@@ -76,13 +76,12 @@ def slice_(
     for a in live:
         y = tuple(factors.cut(f, a, ranges[a]) for f in y)
     t.name(*data.view)
-    before = {a: [f for f in data.view if f.shape[a] > 1] for a in live}
 
     def refit(kept: Kept) -> dict[str, list[int]]:
         new_begin, new_end = list(begin), list(end)
         for i, a in enumerate(which):
-            if a in before:
-                mask = _mask(kept, tuple(before[a]), data.shape, a)
+            if a in live:
+                mask = _mask(kept, data.view, data.shape, a)
                 if not mask.all():
                     new_begin[i], new_end[i] = int(mask[: ranges[a].start].sum()), int(mask[: ranges[a].stop].sum())
         return {"starts": new_begin, "ends": new_end} if (new_begin, new_end) != (begin, end) else {}
@@ -94,7 +93,7 @@ def slice_(
 def _mask(kept: Kept, view: View, shape: tuple[int, ...], axis: int) -> np.ndarray:  # type: ignore[type-arg]
     """[size of axis] bool: the indices of one axis that stay. An index is gone once all its positions are."""
     mask = np.ones(shape[axis], bool)
-    for f in view:
+    for f in (f for f in view if f.shape[axis] > 1):
         mask &= kept.mask(factors.lines(f, axis).reshape(-1)).reshape(shape[axis], -1).any(1)
     return mask
 
@@ -106,18 +105,18 @@ def gather(t: Tracer, data: Arg, indices: Arg, *, axis: int = 0) -> View:
     rank = len(indices.shape)
     if not any(f.shape[axis] > 1 for f in data.view):
         return tuple(factors.take(f, np.zeros((1,) * rank, np.int64), axis) for f in data.view)
-    index = np.array(indices.ints("indices"), np.int64) % data.shape[axis]
-    if rank > 1:
-        raise Refuse("indices of more than one axis select channels")
-    before = tuple(f for f in data.view if f.shape[axis] > 1)
+    index = np.array(indices.ints("indices"), np.int64).reshape(indices.shape) % data.shape[axis]
     if rank == 0:
-        return _pick(t, data, int(index[0]), axis)
-    y = tuple(factors.take(f, index, axis) for f in data.view)
+        return _pick(t, data, int(index), axis)
+    new_axes = range(axis, axis + rank)
+    y = tuple(factors.compress(factors.take(f, index, axis), new_axes if rank > 1 else ()) for f in data.view)
     t.name(*data.view)
 
     def refit(kept: Kept) -> dict[str, Any]:
-        mask = _mask(kept, before, data.shape, axis)
-        return {} if mask.all() else {"indices": (np.cumsum(mask) - 1)[index[mask[index]]]}
+        new = (np.cumsum(_mask(kept, data.view, data.shape, axis)) - 1)[index]
+        for i, a in enumerate(new_axes):
+            new = new.compress(_mask(kept, y, t.shape(), a), i)
+        return {"indices": new}
 
     t.refit(refit)
     return factors.view(y)

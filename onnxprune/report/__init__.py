@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxprune.cost import Cost
-from onnxprune.plan import Plan, as_json
+from onnxprune.plan import Plan, dumps
 from onnxprune.verify import Verification
 
 
@@ -30,7 +31,7 @@ class LayerChange:
 class Report:
     """Everything that is worth knowing about one compression.
 
-    original: the cleaned model; frozen: (positions, reason) summed over layers; note: why the target is met loosely.
+    original: the cleaned model; reachable: the smallest kept fraction that the floors allow; frozen: (positions, reason) summed over layers; note: why the target is met loosely.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Report:
     seconds: dict[str, float]
     plan: Plan
     note: str = ""
+    reachable: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,9 +69,10 @@ class Report:
             "layers": [_layer(x) for x in self.layers],
             "notes": list(self.notes),
             "note": self.note,
+            "reachable": self.reachable,
             "settings": self.settings,
             "seconds": {k: round(v, 4) for k, v in self.seconds.items()},
-            "plan": as_json(self.plan),
+            "plan": json.loads(dumps(self.plan)),
         }
 
 

@@ -1,0 +1,156 @@
+"""Run the product on a zoo of exported models and write the table tools/results/zoo.md (and .jsonl, the journal).
+
+Usage: python tools/zoo.py FOLDER [FOLDER ...] [--only PATTERN] [--again]     (exports: tools/zoo_export.py)
+
+Each model is compressed in a process of its own at `--flops 0.5 --align 1`, `--flops 0.5 --align 8` and
+`--flops 0.2 --best-effort --align 1`. The journal makes a run resumable: what it holds is not run again without --again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+RUNS: dict[str, dict[str, Any]] = {
+    "0.5": {"flops": 0.5, "align": 1},
+    "0.5/8": {"flops": 0.5, "align": 8},
+    "0.2": {"flops": 0.2, "align": 1, "best_effort": True},
+}
+LIMIT = 1200  # seconds per model
+
+
+def one(path: str, shape: str) -> dict[str, Any]:
+    """Compress one model in every way; runs in the child."""
+    from onnxprune import analyze, compress
+    from onnxprune.shapes import parse_input_shape
+
+    shapes = dict([parse_input_shape(shape)]) if shape else None
+    start = time.perf_counter()
+    analysis = analyze(path, input_shapes=shapes)
+    row: dict[str, Any] = {
+        "seconds_analyze": time.perf_counter() - start,
+        "nodes": len(analysis.model.graph.nodes),
+        "classes": analysis.classes,
+        "inexact": int(analysis.inexact.sum()),
+        "largest": analysis.largest,
+        "frozen_share": analysis.frozen_share,
+        "frozen": sum(f.positions for f in analysis.frozen),
+        "reasons": _reasons(analysis),
+        "runs": {},
+    }
+    del analysis
+    for name, options in RUNS.items():
+        try:
+            report = compress(path, input_shapes=shapes, **options).report
+            row["macs"] = report.original.macs
+            row["runs"][name] = {
+                "kept": report.compressed.macs / max(report.original.macs, 1),
+                "reachable": report.reachable,
+                "error": report.verification.relative_error,
+                "differs": report.verification.masked_differs,
+                "seconds": sum(report.seconds.values()),
+                "note": report.note,
+            }
+        except Exception as e:  # noqa: BLE001 - the table must show what failed, whatever it is
+            row["runs"][name] = {"failed": f"{type(e).__name__}: {e}"[:300]}
+    return row
+
+
+def _reasons(analysis: Any) -> list[list[Any]]:  # noqa: ANN401
+    from onnxprune.api import frozen_summary
+
+    return [list(x) for x in frozen_summary(analysis)][:4]
+
+
+def run(files: Iterable[Path], journal: Path, again: bool) -> None:
+    """Run what the journal does not hold yet, one child process per model."""
+    done = set() if again else {r["file"] for r in rows(journal)}
+    for file in files:
+        if file.name in done:
+            continue
+        row: dict[str, Any] = {"file": file.name}
+        try:
+            child = subprocess.run(
+                [sys.executable, __file__, "--one", str(file)], capture_output=True, text=True, timeout=LIMIT, check=False
+            )
+            row |= json.loads(child.stdout) if child.returncode == 0 else {"failed": child.stderr.strip()[-300:] or f"exit {child.returncode}"}
+        except subprocess.TimeoutExpired:
+            row["failed"] = f"more than {LIMIT} s"
+        with journal.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+        print(line(row), flush=True)
+
+
+def rows(journal: Path) -> list[dict[str, Any]]:
+    """The journal, the latest row of each file."""
+    if not journal.exists():
+        return []
+    found = (json.loads(text) for text in journal.read_text(encoding="utf-8").splitlines())
+    return list({r["file"]: r for r in found}.values())
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    if "failed" in row:
+        return f"| {row['file']} | FAILED: {row['failed']} |"
+    cells = []
+    for run in row["runs"].values():
+        cells.append(f"FAILED {run['failed'][:80]}" if "failed" in run else f"{run['kept']:.4f}")
+    good = [r for r in row["runs"].values() if "failed" not in r]
+    reachable = f"{good[-1]['reachable']:.3f}" if good else "-"
+    error = f"{max((r['error'] for r in good), default=float('nan')):.1e}"
+    differs = "" if all(r["differs"] for r in good) else " (vacuous)"
+    reasons = "; ".join(f"{n} {why}" for n, why in row["reasons"])
+    seconds = f"{row['seconds_analyze']:.2f} / {max((r['seconds'] for r in good), default=0):.1f}"
+    shares = f"{row['classes']} | {row['largest']} | {row['inexact']} | {row['frozen']} ({100 * row['frozen_share']:.1f} %)"
+    macs = f"{row.get('macs', 0) / 1e6:.1f}"
+    return f"| {row['file']} | {macs} | {' | '.join(cells)} | {reachable} | {error}{differs} | {shares} | {reasons} | {seconds} |"
+
+
+def write(journal: Path, table: Path) -> None:
+    """The table from the journal."""
+    found = sorted(rows(journal), key=lambda r: r["file"])
+    bad = [r for r in found if "failed" in r or any("failed" in x for x in r["runs"].values())]
+    head = [
+        "# The zoo",
+        "",
+        f"{len(found)} exported models, {len(found) - len(bad)} without a failure. Written by `python tools/zoo.py FOLDER`; exports by"
+        " `tools/zoo_export.py` (random weights, randomised normalisations) and the trained models at hand.",
+        "Kept: share of the MACs. Reachable: the smallest share at floors of 10 %. Error: masking oracle, largest of the runs,"
+        " relative. Largest: filters in the largest class. Seconds: analysis alone / slowest compression, process start excluded.",
+        "",
+        "| model | MMACs | 0.5 | 0.5, align 8 | 0.2 best effort | reachable | error | classes | largest | inexact | frozen filters"
+        " | why frozen | seconds |",
+        "|--|--|--|--|--|--|--|--|--|--|--|--|--|",
+    ]
+    table.write_text("\n".join(head + [line(r) for r in found]) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    """Parse, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(one(args.one, "")))
+        return 0
+    RESULTS.mkdir(exist_ok=True)
+    files = sorted((f for d in args.folders for f in d.glob("*.onnx") if fnmatch(f.name, args.only)), key=lambda f: f.stat().st_size)
+    run(files, RESULTS / "zoo.jsonl", args.again)
+    write(RESULTS / "zoo.jsonl", RESULTS / "zoo.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
