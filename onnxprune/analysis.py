@@ -105,7 +105,9 @@ class Analysis:
     @property
     def largest(self) -> int:
         """Filters (rows of producers) in the largest class."""
-        counts = sum((np.bincount(a.classes, minlength=self.classes + 1) for a in self.axes if a.role == "out"), np.zeros(1, int))
+        counts = sum(
+            (np.bincount(a.classes, minlength=self.classes + 1) for a in self.axes if a.role == "out"), np.zeros(1, int)
+        )
         return int(counts[1:].max(initial=0))
 
     @property

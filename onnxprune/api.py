@@ -26,6 +26,7 @@ from onnxprune.difference import Difference
 from onnxprune.errors import UsageError
 from onnxprune.explanation import Explanation
 from onnxprune.graph import Model
+from onnxprune.normalize.describe import export
 from onnxprune.plan import Plan, kept_classes
 from onnxprune.plan import make_plan as write_down
 from onnxprune.report import LayerChange, Report
@@ -179,7 +180,7 @@ def clean(model: Source) -> onnx.ModelProto:
 def cleaned(model: Source) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The normalised original as `clean` gives it, and what was changed in words."""
     result = normalize.normalize(_read(model))
-    return normalize.export(result), tuple(result.notes)
+    return export(result), tuple(result.notes)
 
 
 def overview(model: Source, *, input_shapes: Shapes | None = None) -> Overview:
@@ -257,7 +258,9 @@ def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
         hit = {p for n, inputs in names if fnmatchcase(n.name, pattern) for p in inputs}
         hit |= {p for _, inputs in names for p in inputs if fnmatchcase(p, pattern)}
         if not hit:
-            raise UsageError(f"--keep {pattern!r} names no node and no parameter of the model; `onnxprune analyze` lists them")
+            raise UsageError(
+                f"--keep {pattern!r} names no node and no parameter of the model; `onnxprune analyze` lists them"
+            )
         for axis in analysis.axes:
             if axis.param in hit:
                 mask[axis.classes] = True
@@ -273,7 +276,12 @@ def overhead(proto: onnx.ModelProto) -> int:
 
 def _predicted(choice: Allocation) -> dict[str, Any]:
     cost, fractions = choice.reached, choice.reached.fractions(choice.original)
-    return {"macs": cost.macs, "params": cost.params, "bytes": cost.bytes, "kept": {k: round(v, 6) for k, v in fractions.items()}}
+    return {
+        "macs": cost.macs,
+        "params": cost.params,
+        "bytes": cost.bytes,
+        "kept": {k: round(v, 6) for k, v in fractions.items()},
+    }
 
 
 def _finish(
@@ -284,7 +292,7 @@ def _finish(
     with clock("verify"):
         verification = verify(analysis, kept, smaller, seed=seed)
     with clock("export"):
-        proto = normalize.export(smaller)
+        proto = export(smaller)
     costs = CostModel(analysis, overhead(proto))
     report = Report(
         model=name,

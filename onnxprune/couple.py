@@ -21,7 +21,7 @@ import onnxprune.ops  # noqa: F401 - registers the rules
 from onnxprune.analysis import Analysis, Axis, Element, Labels, Layer, Product, Role
 from onnxprune.errors import VerificationError
 from onnxprune.factors import EMPTY, Factor, Shape, View, along, lines, support, view
-from onnxprune.graph import Array, Constant, Model, Node, Tensor, dtype_of, shape_of
+from onnxprune.graph import Array, Model, Node, Tensor, dtype_of, is_constant, shape_of
 from onnxprune.ops.versions import modern
 from onnxprune.reasons import frozen_axes
 from onnxprune.rules import IN, OUT, RULES, Arg, Refuse, Rule, Trace, Tracer
@@ -69,13 +69,17 @@ def _visit(trace: Trace, node: Node, index: int) -> None:
             trace.views[name] = _checked(t, name, factors)
     read = [i.name for i in node.inputs if i.name]
     if read and all(n in trace.params for n in read):
-        trace.params.update({n: trace.params[read[0]] for n in names})
+        trace.params.update(dict.fromkeys(names, trace.params[read[0]]))
     _account(t, args)
 
 
 def _arguments(trace: Trace, node: Node) -> tuple[list[Arg | None], dict[str, Any]]:
     standard = node.domain in (None, "", "ai.onnx")
-    inputs, attrs = modern(node, trace.model.opset) if standard else ([t if t.name else None for t in node.inputs], dict(node.attrs))
+    inputs, attrs = (
+        modern(node, trace.model.opset)
+        if standard
+        else ([t if t.name else None for t in node.inputs], dict(node.attrs))
+    )
     return [_argument(trace, i) for i in inputs], attrs
 
 
@@ -91,7 +95,7 @@ def _argument(trace: Trace, source: Tensor | Array | None) -> Arg | None:
 
 def _value(tensor: Tensor) -> Array | None:
     """Integers (shapes, indices, pads) and small vectors are loaded; rules have no use for the values of large weights."""
-    if not isinstance(tensor, Constant):
+    if not is_constant(tensor):
         return None
     dtype = dtype_of(tensor)
     if dtype is None or (dtype.kind not in "iub" and prod(shape_of(tensor)) > _SMALL):
@@ -149,7 +153,9 @@ def _account(t: Tracer, args: Iterable[Arg | None]) -> None:
         for f in () if arg is None else arg.view:
             missed = f[stamp[f] != t.index]
             if missed.size:
-                t.freeze([missed], f"its rule does not let positions of axis {support(f)} of {arg.name if arg else ''} go")
+                t.freeze(
+                    [missed], f"its rule does not let positions of axis {support(f)} of {arg.name if arg else ''} go"
+                )
 
 
 def _freeze_outputs(trace: Trace) -> None:
@@ -166,11 +172,12 @@ def _freeze_outputs(trace: Trace) -> None:
 
 def components(trace: Trace) -> Labels:
     """[atoms] int32: connected component of each atom; that of atom 0 is 0."""
-    pairs = [np.broadcast_arrays(a, b) for a, b, _ in trace.ties]
-    a = np.concatenate([p[0].reshape(-1) for p in pairs]) if pairs else np.zeros(0, np.int32)
-    b = np.concatenate([p[1].reshape(-1) for p in pairs]) if pairs else np.zeros(0, np.int32)
+    pairs = [np.broadcast_arrays(a, b) for a, b in trace.links]
+    none = np.zeros(0, np.int32)
+    parent = trace.parent[: trace.count]
+    a, b = (parent[np.concatenate([none, *(p[i].reshape(-1) for p in pairs)])] for i in (0, 1))
     graph = coo_array((np.ones(a.size, np.int8), (a, b)), shape=(trace.count, trace.count))
-    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1][parent]
     first = labels[0]
     return np.where(labels == first, 0, np.where(labels == 0, first, labels)).astype(np.int32)
 
@@ -194,7 +201,9 @@ def _separate(trace: Trace) -> Labels:
 
 def _joint(trace: Trace) -> list[Factor]:
     """Every distinct factor that varies along more than one axis."""
-    found = {(f.__array_interface__["data"][0], f.shape): f for v in trace.views.values() for f in v if len(support(f)) > 1}
+    found = {
+        (f.__array_interface__["data"][0], f.shape): f for v in trace.views.values() for f in v if len(support(f)) > 1
+    }
     return list(found.values())
 
 
@@ -229,7 +238,9 @@ def _analysis(trace: Trace, labels: Labels) -> Analysis:
     for atoms in trace.inexact:
         inexact[classes[atoms]] = True
     inexact[0] = False
-    axes = tuple(_axis(trace, classes, name, a, atoms) for (name, a), atoms in trace.owners.items() if classes[atoms].any())
+    axes = tuple(
+        _axis(trace, classes, name, a, atoms) for (name, a), atoms in trace.owners.items() if classes[atoms].any()
+    )
     group, groups = _groups(axes, n)
     trace_and_classes = _Closed(trace, classes)
     return Analysis(

@@ -14,11 +14,12 @@ class Kept:
     """Which positions stay: the answers that refits ask for."""
 
     def __init__(self, analysis: Analysis, kept: Mask) -> None:
-        self._removed = ~kept[analysis.trace.classes]
+        self._removed: Mask = ~kept[analysis.trace.classes]
 
     def mask(self, atoms: Factor) -> Array:
         """[n] bool: which positions of a 1-D array of atoms are kept."""
-        return ~self._removed[atoms]
+        stays: Mask = ~self._removed[atoms]
+        return stays
 
     def shape(self, view: View, shape: Shape) -> list[int]:
         """Size of each axis once positions are gone: an index is gone once all positions on it are."""
@@ -56,9 +57,11 @@ def cut(analysis: Analysis, kept: Mask) -> Model:
 
 
 def _sliced(array: Array | None, axes: dict[int, Array]) -> Array:
+    """Take the kept indices of each axis, the axis that loses most first."""
     assert array is not None, "only types that can be read get atoms"
-    for axis, index in sorted(axes.items(), key=lambda item: len(item[1]) / array.shape[item[0]]):
-        array = array.take(index, axis)
+    shape = array.shape
+    for axis in sorted(axes, key=lambda a: len(axes[a]) / shape[a]):
+        array = array.take(axes[axis], axis)
     return np.ascontiguousarray(array)
 
 

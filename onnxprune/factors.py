@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 Factor = NDArray[np.int32]
 View = tuple[Factor, ...]
 Shape = tuple[int, ...]
+
+T = TypeVar("T", bound=np.generic)
 
 EMPTY: View = ()
 
@@ -36,9 +39,9 @@ def along(atoms: Factor, axis: int, rank: int) -> Factor:
     return atoms.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))
 
 
-def lines(factor: Factor, axis: int) -> Factor:
+def lines(array: NDArray[T], axis: int) -> NDArray[T]:
     """[size of `axis`, all other positions]: the positions that share an index on `axis`, one row each."""
-    return np.moveaxis(factor, axis, 0).reshape(factor.shape[axis], -1)
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
 
 
 def compress(factor: Factor, axes: Iterable[int]) -> Factor:

@@ -7,31 +7,37 @@ subgraph bodies, attribute kinds it does not know, the exact graph inputs and ou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnxprune.stored import copy_fields, subgraphs
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # the library prints to stdout, where our results go
 
-Array = NDArray[Any]
-Graph = gs.Graph
-Node = gs.Node
-Tensor = gs.Tensor
-Constant = gs.Constant
-Variable = gs.Variable
+Array: TypeAlias = NDArray[Any]
+Graph: TypeAlias = gs.Graph
+Node: TypeAlias = gs.Node
+Tensor: TypeAlias = gs.Tensor
+Constant: TypeAlias = gs.Constant
+Variable: TypeAlias = gs.Variable
 
 FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16)})
 _SAFE = FLOATS | {np.dtype(t) for t in ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")}
 _A = onnx.AttributeProto
 # Kinds of attribute that onnx-graphsurgeon drops or rewrites: they travel as they are.
-_OPAQUE = frozenset({_A.GRAPH, _A.GRAPHS, _A.SPARSE_TENSOR, _A.SPARSE_TENSORS, _A.TENSORS, _A.TYPE_PROTO, _A.TYPE_PROTOS})
+_OPAQUE = frozenset(
+    {_A.GRAPH, _A.GRAPHS, _A.SPARSE_TENSOR, _A.SPARSE_TENSORS, _A.TENSORS, _A.TYPE_PROTO, _A.TYPE_PROTOS}
+)
 _EMPTY_LISTS = frozenset({_A.INTS, _A.FLOATS, _A.STRINGS})
 
 
@@ -41,6 +47,7 @@ class Model:
 
     graph: nodes, tensors, inputs and outputs; header: the original without nodes, initializers and value_info;
     origin: output name -> original NodeProto; captured: names that If/Loop/Scan bodies read from the outer graph;
+    captured_tensors: the initializers among them; described: whether the file gave shapes of inner tensors (value_info);
     notes: what normalisation did, for the report.
     """
 
@@ -49,6 +56,7 @@ class Model:
     origin: dict[str, onnx.NodeProto]
     captured: frozenset[str]
     captured_tensors: dict[str, onnx.TensorProto]
+    described: bool
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -58,7 +66,7 @@ class Model:
 
     def copy(self) -> Model:
         """Copy nodes and tensors; the arrays of constants and the header are shared."""
-        return Model(self.graph.copy(), self.header, self.origin, self.captured, self.captured_tensors, list(self.notes))
+        return replace(self, graph=self.graph.copy(), notes=list(self.notes))
 
     def to_proto(self) -> onnx.ModelProto:
         """Export with everything that the original had beside its graph."""
@@ -66,7 +74,7 @@ class Model:
 
     def constants(self) -> dict[str, Constant]:
         """Initializers by name, in order of first use."""
-        return {t.name: t for n in self.graph.nodes for t in n.inputs if isinstance(t, Constant)}
+        return {t.name: t for n in self.graph.nodes for t in n.inputs if is_constant(t)}
 
     def names(self) -> set[str]:
         """All tensor names in use, captured ones included."""
@@ -88,16 +96,13 @@ def from_proto(proto: onnx.ModelProto) -> Model:
             if _is_opaque(attr):
                 node.attrs.pop(attr.name, None)
     tensors = {t.name: t for t in proto.graph.initializer if t.name in captured}
-    return Model(graph, header, origin, captured, tensors)
+    return Model(graph, header, origin, captured, tensors, bool(proto.graph.value_info))
 
 
 def _header(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Everything but nodes, initializers and value_info; initializers leave the inputs, which needs IR 4."""
     header = onnx.ModelProto()
-    for fd, value in proto.ListFields():
-        if fd.name == "graph":
-            continue
-        getattr(header, fd.name).extend(value) if fd.is_repeated else setattr(header, fd.name, value)
+    copy_fields(proto, header, "graph")
     g, h = proto.graph, header.graph
     weights = {t.name for t in g.initializer} | {t.values.name for t in g.sparse_initializer}
     h.name, h.doc_string = g.name, g.doc_string
@@ -112,14 +117,6 @@ def _header(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _is_opaque(attr: onnx.AttributeProto) -> bool:
     empty = attr.type in _EMPTY_LISTS and not (attr.ints or attr.floats or attr.strings)
     return attr.type in _OPAQUE or empty
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
-    """Bodies of a control-flow node."""
-    for attr in node.attribute:
-        if attr.type == _A.GRAPH:
-            yield attr.g
-        yield from attr.graphs
 
 
 def _captured(graph: onnx.GraphProto) -> set[str]:
@@ -137,27 +134,39 @@ def _captured(graph: onnx.GraphProto) -> set[str]:
 
 
 def _export(model: Model) -> onnx.ModelProto:
-    proto: onnx.ModelProto = gs.export_onnx(model.graph, do_type_check=False, opset_imports=list(model.header.opset_import))
-    for fd in proto.DESCRIPTOR.fields:
-        if fd.name != "graph":
-            proto.ClearField(fd.name)
-    inner = onnx.ModelProto()
-    inner.CopyFrom(model.header)
-    signature = inner.graph
+    """Nodes as onnx-graphsurgeon writes them; everything else from the header, and initializers with one copy of their data."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.header)
     g = proto.graph
-    for name in ("input", "output", "value_info", "metadata_props", "quantization_annotation"):
-        g.ClearField(name)
-    present = {t.name for t in g.initializer}
-    g.initializer.extend(t for name, t in model.captured_tensors.items() if name not in present)
-    alive = {o for n in g.node for o in n.output} | {t.name for t in g.initializer} | {i.name for i in signature.input}
-    kept = [q for q in signature.quantization_annotation if q.tensor_name in alive]
-    signature.ClearField("quantization_annotation")
-    signature.quantization_annotation.extend(kept)
-    g.name, g.doc_string = "", ""
-    proto.MergeFrom(inner)
-    for node in g.node:
-        _restore(node, model.origin.get(next((o for o in node.output if o), "")))
+    for node in model.graph.nodes:
+        g.node.append(OnnxExporter.export_node(node))
+        _restore(g.node[-1], model.origin.get(next((o for o in g.node[-1].output if o), "")))
+    constants = _outer_constants(model)
+    for name, tensor in constants.items():
+        _write_tensor(g.initializer.add(), name, tensor)
+    g.initializer.extend(t for name, t in model.captured_tensors.items() if name not in constants)
+    alive = {o for n in g.node for o in n.output} | {t.name for t in g.initializer} | {i.name for i in g.input}
+    annotations = [q for q in g.quantization_annotation if q.tensor_name in alive]
+    g.ClearField("quantization_annotation")
+    g.quantization_annotation.extend(annotations)
     return proto
+
+
+def _outer_constants(model: Model) -> dict[str, Constant]:
+    """Initializers in order of first use, then those that are only results of the graph."""
+    outputs = {t.name: t for t in model.graph.outputs if is_constant(t)}
+    return model.constants() | outputs
+
+
+def _write_tensor(target: onnx.TensorProto, name: str, tensor: Constant) -> None:
+    held = tensor._values  # loading what nobody has read would copy it
+    if isinstance(held, LazyValues):
+        target.CopyFrom(held.tensor)
+        return
+    array = np.asarray(tensor.values)
+    target.name, target.data_type = name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    target.dims.extend(array.shape)
+    target.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _restore(node: onnx.NodeProto, source: onnx.NodeProto | None) -> None:
@@ -178,7 +187,7 @@ def _restore(node: onnx.NodeProto, source: onnx.NodeProto | None) -> None:
 
 def is_constant(tensor: Tensor) -> bool:
     """Whether the tensor is an initializer."""
-    return isinstance(tensor, Constant)
+    return isinstance(tensor, gs.Constant)
 
 
 def dtype_of(tensor: Tensor) -> np.dtype[Any] | None:
@@ -194,7 +203,7 @@ def dtype_of(tensor: Tensor) -> np.dtype[Any] | None:
 
 def values(tensor: Tensor) -> Array | None:
     """Array of an initializer; None for an activation and for element types that must not be touched."""
-    if not isinstance(tensor, Constant) or dtype_of(tensor) is None:
+    if not is_constant(tensor) or dtype_of(tensor) is None:
         return None
     array: Array = tensor.values
     return array

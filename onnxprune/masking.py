@@ -1,7 +1,7 @@
 """The masked original: what the cut model must equal, built without cutting anything.
 
-Every removed slice of a layer's weight is zeroed, rows and, what matters most, the columns of whoever reads a removed
-position; biases and other vectors keep their values, so that anything which leaks is seen. Sums over activations get
+The columns of whoever reads a removed position are zeroed. Producers and vectors keep their values, so that anything which
+leaks is seen (and because filters of zeros can divide zero by zero where the original does not). Sums over activations get
 an explicit mask. Renormalising nodes are bracketed: they run on the kept positions only, independently of the cut.
 """
 
@@ -14,9 +14,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from onnxprune.analysis import Analysis, Mask
-from onnxprune.factors import Shape
 from onnxprune.graph import FLOATS, Array, Constant, Model, Node, Variable, constant, fresh_name, make_node, values
-from onnxprune.rules import Bracket, Contracted
+from onnxprune.rules import IN, Bracket, Contracted
 
 _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -24,25 +23,25 @@ _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 def masked(analysis: Analysis, kept: Mask) -> Model:
     """The cleaned model with everything that is not kept silenced, at its original shapes."""
     model = analysis.model.copy()
-    constants = model.constants()
+    constants, trace = model.constants(), analysis.trace.trace
     for axis in analysis.axes:
-        gone = ~kept[axis.classes]
-        if axis.role != "with" and gone.any():
+        read = trace.roles[trace.owners[axis.param, axis.axis]] & IN > 0
+        gone = ~kept[axis.classes] & read
+        if gone.any():
             _silence(constants[axis.param], axis.axis, gone)
     taken, removed = model.names(), ~kept[analysis.trace.classes]
-    trace = analysis.trace.trace
     for record in (*trace.contracted, *trace.brackets):
         gone = removed[record.atoms]
         if gone.any():
             if isinstance(record, Contracted):
-                _mask(model, record, gone, analysis.shapes, taken)
+                _mask(model, record, gone, taken)
             else:
                 _bracket(model, record, gone, taken)
     return model
 
 
 def _silence(weight: Constant, axis: int, gone: Array) -> None:
-    """Zero the slices; of a quantised weight, set them to its zero point."""
+    """Zero the slices that are read; of a quantised weight, set them to its zero point."""
     array = values(weight)
     assert array is not None, "only types that can be read get atoms"
     array = np.moveaxis(array.copy(), axis, 0)
@@ -71,13 +70,11 @@ def _float_type(model: Model) -> np.dtype[Any]:
     return np.dtype(np.float64) if kinds == {np.dtype(np.float64)} else np.dtype(np.float32)
 
 
-def _mask(model: Model, record: Contracted, gone: Array, shapes: dict[str, Shape], taken: set[str]) -> None:
+def _mask(model: Model, record: Contracted, gone: Array, taken: set[str]) -> None:
     """Multiply one operand by 0 where positions are gone."""
     at, node = _node(model, record.node)
     operand = node.inputs[record.operand]
-    rank = len(shapes[operand.name])
-    weights = (~gone).astype(_float_type(model)).reshape([-1 if a == record.axis % rank else 1 for a in range(rank)])
-    mask = constant(fresh_name(f"{operand.name}_mask", taken), weights)
+    mask = constant(fresh_name(f"{operand.name}_mask", taken), (~gone).astype(_float_type(model)))
     out = Variable(fresh_name(f"{operand.name}_masked", taken))
     node.inputs[record.operand] = out
     model.graph.nodes.insert(at, make_node("Mul", [operand, mask], [out], name=out.name))
@@ -88,7 +85,9 @@ def _bracket(model: Model, record: Bracket, gone: Array, taken: set[str]) -> Non
     at, node = _node(model, record.node)
     kept = np.flatnonzero(~gone)
     source, small = node.inputs[0], Variable(fresh_name(f"{record.node}_kept", taken))
-    gather = make_node("Gather", [source, constant(fresh_name(f"{small.name}_at", taken), kept)], [small], axis=record.axis)
+    gather = make_node(
+        "Gather", [source, constant(fresh_name(f"{small.name}_at", taken), kept)], [small], axis=record.axis
+    )
     for i, p in enumerate(node.inputs):
         vector = values(p) if p.name in record.params else None
         if vector is not None:

@@ -25,10 +25,7 @@ class Forest:
 
 def forest(trace: Trace, root: int = 0, among: NDArray[np.bool_] | None = None) -> Forest:
     """Breadth-first tree of the ties from atom `root` (0: towards what is frozen); `among`: [atoms] bool, where to look."""
-    a, b, reason = _edges(trace)
-    if among is not None:
-        inside = among[a] & among[b]
-        a, b, reason = a[inside], b[inside], reason[inside]
+    a, b, reason = _edges(trace, among)
     n = trace.count
     order = np.concatenate([a, b]), np.concatenate([b, a])
     graph = coo_array((np.ones(order[0].size, np.int8), order), shape=(n, n)).tocsr()
@@ -43,11 +40,13 @@ def forest(trace: Trace, root: int = 0, among: NDArray[np.bool_] | None = None) 
     return Forest(parent, why)
 
 
-def _edges(trace: Trace) -> tuple[Index, Index, Index]:
-    pairs = [(*np.broadcast_arrays(a, b), r) for a, b, r in trace.ties]
+def _edges(trace: Trace, among: NDArray[np.bool_] | None) -> tuple[Index, Index, Index]:
+    """(atom, atom, reason) of every tie, or of those whose ends are `among`: both are or neither is."""
+    ties = [t for t in trace.ties if among is None or among[t[0]].any()]
+    pairs = [np.broadcast_arrays(a, b) for a, b, _ in ties]
     a = np.concatenate([p[0].reshape(-1) for p in pairs] or [np.zeros(0)]).astype(np.int64)
     b = np.concatenate([p[1].reshape(-1) for p in pairs] or [np.zeros(0)]).astype(np.int64)
-    r = np.repeat([p[2] for p in pairs], [p[0].size for p in pairs]).astype(np.int64)
+    r = np.repeat([r for *_, r in ties], [p[0].size for p in pairs]).astype(np.int64)
     return a, b, r
 
 
@@ -65,7 +64,9 @@ def _root_reasons(tree: Forest) -> Index:
 
 def frozen_axes(trace: Trace, classes: Labels) -> tuple[Frozen, ...]:
     """Producer axes with frozen positions, each with the tie that decided most of them."""
-    producers = [(k, atoms) for k, atoms in trace.owners.items() if (trace.roles[atoms] & OUT).any() and not classes[atoms].all()]
+    producers = [
+        (k, atoms) for k, atoms in trace.owners.items() if (trace.roles[atoms] & OUT).any() and not classes[atoms].all()
+    ]
     if not producers:
         return ()
     first = _root_reasons(forest(trace, among=classes == 0))

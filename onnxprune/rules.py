@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from onnxprune.factors import EMPTY, Factor, Shape, View, lines, raise_rank, support
+from onnxprune.factors import EMPTY, Factor, Shape, View, cut, lines, raise_rank, support
 from onnxprune.graph import Array, Model, Node
 from onnxprune.shapes import skeleton
 from onnxprune.symbolic import Facts, interpret
@@ -70,14 +70,17 @@ Rule = Callable[..., RuleResult]
 RULES: dict[tuple[str, str], Rule] = {}
 
 
-def rule(*ops: str, domain: str = "") -> Callable[[Rule], Rule]:
+F = TypeVar("F", bound=Rule)
+
+
+def rule(*ops: str, domain: str = "") -> Callable[[F], F]:
     """Register a function as the rule of the named ops; the latest registration wins.
 
     ops: op types. domain: operator domain, "" for ONNX itself. The function is called with the tracer, the inputs as `Arg`
     (None where omitted) and the node's attributes as keyword arguments; it returns one view, or one per output.
     """
 
-    def register(function: Rule) -> Rule:
+    def register(function: F) -> F:
         RULES.update({(domain, op): function for op in ops})
         return function
 
@@ -110,11 +113,10 @@ class Bracket:
 
 @dataclass(frozen=True, slots=True)
 class Contracted:
-    """An operand whose removed positions along `axis` must not contribute to a sum over activations."""
+    """An operand whose removed positions (a factor of its rank) must not contribute to a sum that no weight takes part in."""
 
     node: str
     operand: int
-    axis: int
     atoms: Factor
 
 
@@ -129,6 +131,7 @@ class Trace:
     params: dict[str, str] = field(default_factory=dict)
     owners: dict[tuple[str, int], Factor] = field(default_factory=dict)
     ties: list[tuple[Factor, Factor, int]] = field(default_factory=list)
+    links: list[tuple[Factor, Factor]] = field(default_factory=list)
     reasons: list[tuple[str, str, str]] = field(default_factory=list)
     layers: list[Contact] = field(default_factory=list)
     refits: list[tuple[str, Refit]] = field(default_factory=list)
@@ -137,6 +140,9 @@ class Trace:
     inexact: list[Factor] = field(default_factory=list)
     roles: Array = field(default_factory=lambda: np.zeros(NEW, np.uint8))
     stamp: Array = field(default_factory=lambda: np.full(NEW, -1, np.int32))
+    parent: Array = field(default_factory=lambda: np.arange(NEW, dtype=np.int32))
+    tied: Array = field(default_factory=lambda: np.zeros(NEW, bool))
+    places: set[tuple[int, int]] = field(default_factory=set)
 
     @cached_property
     def facts(self) -> Facts:
@@ -151,12 +157,39 @@ class Trace:
             size = 2 * self.count
             self.roles = np.concatenate([self.roles, np.zeros(size - self.roles.size, np.uint8)])
             self.stamp = np.concatenate([self.stamp, np.full(size - self.stamp.size, -1, np.int32)])
+            self.tied = np.concatenate([self.tied, np.zeros(size - self.tied.size, bool)])
+            self.parent = np.concatenate([self.parent, np.arange(self.parent.size, size, dtype=np.int32)])
+        self.places.add(_place(atoms))
         return atoms
 
     def tie(self, a: Factor, b: Factor | int, node: tuple[str, str], why: str) -> None:
-        """Record that the atoms are the same thing (element by element, broadcasting)."""
-        self.ties.append((a, np.asarray(b, np.int32), len(self.reasons)))
+        """Record that the atoms are the same thing (element by element, broadcasting).
+
+        An array of atoms that was never tied before simply adopts its partner's (`parent`); only the other ties are `links`
+        that the closure must connect. Most ties are of the first kind, which keeps the closure small.
+        """
+        b = np.asarray(b, np.int32)
+        self.ties.append((a, b, len(self.reasons)))
         self.reasons.append((*node, why))
+        if self._adopts(b, a):
+            self.parent[b] = self.parent[a]
+        elif self._adopts(a, b):
+            self.parent[a] = self.parent[b]
+        else:
+            self.links.append((a, b))
+        self.tied[a] = self.tied[b] = True
+
+    def _adopts(self, child: Factor, partner: Factor) -> bool:
+        """Whether `child` is a whole array of fresh atoms that no tie has met, of the partner's shape, and not part of it."""
+        if child.shape != partner.shape or _place(child) not in self.places or self.tied[child].any():
+            return False
+        first, last = child.flat[0], child.flat[-1]
+        return not ((partner >= first) & (partner <= last)).any()
+
+
+def _place(atoms: Factor) -> tuple[int, int]:
+    """Where an array of atoms lies in memory: equal for views of the whole of one array, in whatever order."""
+    return atoms.__array_interface__["data"][0], atoms.size
 
 
 class Tracer:
@@ -217,10 +250,11 @@ class Tracer:
 
     def project(self, factor: Factor, axis: int) -> Factor:
         """[size] the atoms along `axis`; positions that share an index there are tied."""
+        if factor.size == factor.shape[axis]:
+            return factor.reshape(-1)
         rows = lines(factor, axis)
-        if rows.shape[1] > 1:
-            self.trace.tie(rows[:, 1:], rows[:, :1], self.label, f"only whole indices of axis {axis} can be removed")
-            self.name(rows[:, 1:])
+        self.trace.tie(rows[:, 1:], rows[:, :1], self.label, f"only whole indices of axis {axis} can be removed")
+        self.name(rows[:, 1:])
         return rows[:, 0]
 
     def certain(self, arg: Arg) -> list[int | None]:
@@ -240,42 +274,64 @@ class Tracer:
         rank = max(len(s) for _, s in args)
         shapes = [(1,) * (rank - len(s)) + tuple(s) for _, s in args]
         views = [[raise_rank(f, rank) for f in v] for v, _ in args]
+        return tuple(self._align(views, [{a for a in range(rank) if s[a] > 1} for s in shapes], why))
+
+    def _align(self, views: list[list[Factor]], sizes: list[set[int]], why: str) -> list[Factor]:
+        """views, sizes: of each operand, its factors and the axes along which it is not of size 1."""
         out: list[Factor] = []
-        for axes in _components([support(f) for v in views for f in v]):
+        for axes in components([support(f) for v in views for f in v]):
             inside = [[f for f in v if axes.intersection(support(f))] for v in views]
-            sizes = [{a for a in axes if s[a] > 1} for s in shapes]
-            out += self._align(inside, sizes, axes, why)
-        return tuple(out)
+            out += self._meet(inside, [s & axes for s in sizes], axes, why)
+        return out
 
-    def _align(self, inside: list[list[Factor]], sizes: list[set[int]], axes: set[int], why: str) -> list[Factor]:
-        taking_part = [i for i, s in enumerate(sizes) if s]
-        if len(taking_part) == 1:
-            return inside[taking_part[0]]
-        same = {support(f) for i in taking_part for f in inside[i]}
-        if len(same) == 1 and all(len(inside[i]) == 1 and sizes[i] == axes for i in taking_part):
-            first = inside[taking_part[0]][0]
-            for i in taking_part[1:]:
-                self.tie(first, inside[i][0], why)
-            return [first]
-        return self._align_along(inside, sizes, axes, why)
+    def _meet(self, inside: list[list[Factor]], sizes: list[set[int]], axes: set[int], why: str) -> list[Factor]:
+        """Operands meet on axes that vary together: as they are, or else along fewer axes."""
+        part = [i for i, s in enumerate(sizes) if s]
+        if len(part) == 1:
+            return inside[part[0]]
+        alike = all(len(inside[i]) == 1 and support(inside[i][0]) == tuple(sorted(axes)) for i in part)
+        if alike:
+            for i in part[1:]:
+                self.tie(inside[part[0]][0], inside[i][0], why)
+            return inside[part[0]]
+        if len(axes) == 1:
+            return self._meet_on_one(inside, part, why)
+        axis = self._hindrance(inside, sizes, axes)
+        reduced = [[g for f in fs if (g := self.without(f, axis, why)) is not None] for fs in inside]
+        return self._align(reduced, [s - {axis} for s in sizes], why)
 
-    def _align_along(self, inside: list[list[Factor]], sizes: list[set[int]], axes: set[int], why: str) -> list[Factor]:
-        """Operands that vary along different sets of axes meet along one of them, the last that all can vary along."""
+    def _hindrance(self, inside: list[list[Factor]], sizes: list[set[int]], axes: set[int]) -> int:
+        """The axis to give up: one that some operand cannot vary along where others do, or else the shortest."""
+        shared = [a for a in sorted(axes) if sum(a in s for s in sizes) > 1]
+        able = {a for a in shared if all(any(f.shape[a] > 1 for f in fs) for fs, s in zip(inside, sizes, strict=True) if a in s)}
+        length = {a: max(f.shape[a] for fs in inside for f in fs) for a in axes}
+        return next((a for a in shared if a not in able), min(sorted(axes), key=length.__getitem__))
 
-        def meets(axis: int) -> bool:
-            return all(any(f.shape[axis] > 1 for f in fs) for fs, s in zip(inside, sizes, strict=True) if axis in s)
-
+    def _meet_on_one(self, inside: list[list[Factor]], part: list[int], why: str) -> list[Factor]:
         factors = [f for fs in inside for f in fs]
-        axis = next((a for a in sorted(axes, reverse=True) if meets(a)), None)
-        if axis is None:
+        if not all(inside[i] for i in part):
             self.freeze(factors, f"{why}, and not every operand can lose positions there")
             return []
-        self.freeze([f for f in factors if f.shape[axis] == 1], f"{why}, and they can only lose positions along axis {axis}")
-        lines_ = [self.project(f, axis) for f in factors if f.shape[axis] > 1]
-        for other in lines_[1:]:
-            self.tie(lines_[0], other, why)
-        rank = factors[0].ndim
-        return [lines_[0].reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))]
+        for other in factors[1:]:
+            self.tie(factors[0], other, why)
+        return factors[:1]
+
+    def without(self, factor: Factor, axis: int, why: str) -> Factor | None:
+        """A factor that no longer varies along `axis`: whole lines along it go together; None (and frozen) if it is all there is."""
+        if support(factor) == (axis,):
+            self.freeze([factor], f"{why}, and not every operand can lose positions there")
+            return None
+        return self.whole(factor, axis)
+
+    def whole(self, factor: Factor, *axes: int) -> Factor:
+        """The factor with all positions along `axes` tied, so that it no longer varies there."""
+        for axis in axes:
+            if factor.shape[axis] > 1:
+                first, rest = cut(factor, axis, slice(0, 1)), cut(factor, axis, slice(1, None))
+                self.trace.tie(rest, first, self.label, f"only whole lines along axis {axis} can be removed")
+                self.name(rest)
+                factor = first
+        return factor
 
     def contract(self, args: Sequence[tuple[View, Shape]], summed: Sequence[int], why: str) -> tuple[View, View]:
         """Align operands in one common frame of axes, then sum over some: (factors that stay, 1-D factors summed over)."""
@@ -295,7 +351,9 @@ class Tracer:
 
     # ---- records ------------------------------------------------------------------------------------------------------
 
-    def layer(self, weight: Arg | None, outputs: Factor, inputs: Factor, frame: Shape, factors: Iterable[Factor]) -> None:
+    def layer(
+        self, weight: Arg | None, outputs: Factor, inputs: Factor, frame: Shape, factors: Iterable[Factor]
+    ) -> None:
         """Record a layer: its filters, the positions it reads, and its MACs, the volume of `frame`, along which `factors` vary."""
         self.trace.roles[outputs] |= OUT
         self.trace.roles[inputs] |= IN
@@ -312,9 +370,10 @@ class Tracer:
         """After the cut, set the node's parameters (inputs or attributes, by their modern names) to what `function` returns."""
         self.trace.refits.append((self._key(), function))
 
-    def sums(self, operand: int, axis: int, atoms: Factor) -> None:
-        """The node sums an activation over `axis`: in the masked original, removed positions must not contribute."""
-        self.trace.contracted.append(Contracted(self._key(), operand, axis, atoms))
+    def sums(self, operand: int, factor: Factor) -> None:
+        """The node sums an activation over what this factor of it varies along: in the masked original, removed positions
+        must not contribute."""
+        self.trace.contracted.append(Contracted(self._key(), operand, factor))
 
     def bracket(self, axis: int, atoms: Factor, params: Sequence[Arg | None] = (), restores: bool = True) -> None:
         """The node renormalises over `axis` of its first input; `params` are vectors along it, `restores` whether the output has it."""
@@ -325,7 +384,7 @@ class Tracer:
         return next(str(o.name) for o in self.node.outputs if o.name)
 
 
-def _components(supports: list[tuple[int, ...]]) -> list[set[int]]:
+def components(supports: list[tuple[int, ...]]) -> list[set[int]]:
     """Axes that vary together, as sets, by their first axis."""
     parts: list[set[int]] = []
     for s in supports:

@@ -17,10 +17,14 @@ from onnxprune.analysis import Analysis, Mask
 from onnxprune.errors import ModelError, VerificationError
 from onnxprune.graph import Array, Model
 from onnxprune.masking import masked, widened
+from onnxprune.shapes import skeleton
 
 TOLERANCE = 1e-4
+OURS = "Nothing was written; this is a bug of onnxprune, please report it"
 _OPS_WITH_INDICES = frozenset({"ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "NonZero", "Unique", "Multinomial"})
-_OPS_AT_RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"})
+_OPS_AT_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,15 @@ class Verification:
         return asdict(self) | {"compared": list(self.compared)}
 
 
-def verify(analysis: Analysis, kept: Mask, cut_model: Model, *, seed: int = 0, tolerance: float = TOLERANCE) -> Verification:
+def verify(
+    analysis: Analysis, kept: Mask, cut_model: Model, *, seed: int = 0, tolerance: float = TOLERANCE
+) -> Verification:
     """Compare the cut model with the masked original on seeded random inputs, and check that it is valid.
 
     Raises VerificationError, naming the first node that differs, where it is not: that is a bug of a rule.
     """
     cut_proto = cut_model.to_proto()
-    check(cut_proto, analysis.model)
+    check(cut_model, analysis.model)
     names = comparable(cut_model, analysis)
     original = analysis.model.to_proto()
     inputs = {i.name: analysis.shapes[i.name] for i in original.graph.input if i.name in analysis.shapes}
@@ -72,12 +78,7 @@ def _run(proto: onnx.ModelProto, feeds: Mapping[str, Array], names: tuple[str, .
     """Outputs `names` (graph outputs or tapped tensors) of one run; the session is gone afterwards."""
     wide = widened(proto)
     known = {o.name for o in wide.graph.output}
-    if any(n not in known for n in names):
-        tapped = onnx.ModelProto()
-        tapped.CopyFrom(wide)
-        tapped.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
-        wide = tapped
-    return runtime.session(wide).run(feeds, list(names))
+    return runtime.session(wide, extra=[n for n in names if n not in known]).run(feeds, list(names))
 
 
 def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:
@@ -120,7 +121,9 @@ def relative_error(reference: Array, other: Array) -> float:
     return difference / float(scale) if scale > 0 else difference
 
 
-def _fail(analysis: Analysis, kept: Mask, cut_proto: onnx.ModelProto, feeds: Mapping[str, Array], worst: str, error: float) -> None:
+def _fail(
+    analysis: Analysis, kept: Mask, cut_proto: onnx.ModelProto, feeds: Mapping[str, Array], worst: str, error: float
+) -> None:
     """Name the first node whose output differs, then raise."""
     views = analysis.trace.trace.views
     names = tuple(o.name for n in analysis.model.graph.nodes for o in n.outputs if o.name and not views.get(o.name))
@@ -134,24 +137,31 @@ def _fail(analysis: Analysis, kept: Mask, cut_proto: onnx.ModelProto, feeds: Map
     node = next((n for n in analysis.model.graph.nodes if any(o.name == culprit for o in n.outputs)), None)
     where = f"node {node.name!r} ({node.op})" if node is not None else "the graph"
     raise VerificationError(
-        f"The cut model differs from the masked original by {error:.2g} relative at tensor {culprit!r}, output of {where}. "
-        "Nothing was written. This is a bug in a pruning rule: please report it with the model; --keep can protect the layer meanwhile."
+        f"The cut model differs from the masked original by {error:.2g} relative at tensor {culprit!r}, "
+        f"output of {where}. {OURS} with the model. --keep can protect the layer meanwhile."
     )
 
 
-def check(proto: onnx.ModelProto, original: Model) -> None:
+def check(cut_model: Model, original: Model) -> None:
     """Full checker with strict shape inference, and an unchanged signature; raises VerificationError."""
-    try:
-        onnx.checker.check_model(_light(proto), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as e:
-        raise VerificationError(f"The cut model is not valid: {str(e).splitlines()[0]}. Nothing was written; this is a bug, please report it.") from e
-    header = original.header.graph
-    for kind, before, after in (("input", header.input, proto.graph.input), ("output", header.output, proto.graph.output)):
+    problem = _problem(cut_model)
+    if problem and _problem(original):
+        raise ModelError(f"The model is not valid ONNX, before anything was cut: {problem}")
+    if problem:
+        raise VerificationError(f"The cut model is not valid: {problem}. {OURS}")
+    header, graph = original.header.graph, cut_model.header.graph
+    for kind, before, after in (("input", header.input, graph.input), ("output", header.output, graph.output)):
         if list(before) != list(after):
-            raise VerificationError(f"The graph {kind}s of the cut model changed. Nothing was written; this is a bug, please report it.")
+            raise VerificationError(f"The graph {kind}s of the cut model changed. {OURS}")
 
 
-def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model itself, or beyond the 2 GB that protobuf can hand over, the model without the data of its weights."""
-    return proto
-
+def _problem(model: Model) -> str:
+    """What the checker says, "" for nothing. Weights are shown to it by their shapes alone: there may be gigabytes of them."""
+    proto = skeleton(model)
+    proto.graph.ClearField("output")
+    proto.graph.output.extend(model.header.graph.output)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
+        return next(line for line in str(e).splitlines() if line.strip())
+    return ""

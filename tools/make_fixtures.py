@@ -1,7 +1,7 @@
 """Train the tiny networks of fixtures/, export them to ONNX, and write their data and their table of facts.
 
-    python tools/make_fixtures.py [--out fixtures] [--only NAME]    train and export; needs torch and onnxscript
-    python tools/make_fixtures.py --check [--out fixtures]          measure the files again and compare; no torch
+python tools/make_fixtures.py [--out fixtures] [--only NAME]    train and export; needs torch and onnxscript
+python tools/make_fixtures.py --check [--out fixtures]          measure the files again and compare; no torch
 """
 
 from __future__ import annotations
@@ -49,8 +49,13 @@ class Fixture:
 
 
 FIXTURES = {
-    "resnet_bn": Fixture("resnet", 0, 0, "residual, BatchNormalization nodes kept; shortcuts: identity, option A "
-                                         "(padded channels), strided 1x1 convolution"),
+    "resnet_bn": Fixture(
+        "resnet",
+        0,
+        0,
+        "residual, BatchNormalization nodes kept; shortcuts: identity, option A "
+        "(padded channels), strided 1x1 convolution",
+    ),
     "resnet_folded": Fixture("resnet", 1, 0, "the weights of resnet_bn with BN folded into the convolutions"),
     "vgg": Fixture("vgg", 0, 1, "convolutions, max pooling, Flatten of 2x2 pixels per channel, two linear layers"),
     "mobile": Fixture("mobile", 1, 0, "depthwise separable layer, inverted residuals, ReLU6 (Clip)"),
@@ -62,6 +67,7 @@ METADATA = {"resnet_bn_legacy": {"task": "digits"}}  # every other file has none
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Digits:
@@ -82,7 +88,8 @@ def load_digits() -> Digits:
     pixels, labels = datasets.load_digits(return_X_y=True)
     images = (pixels / 8 - 1).astype(np.float32).reshape(-1, 1, 8, 8)
     train, test, train_labels, test_labels = train_test_split(
-        images, labels.astype(np.int64), test_size=500, stratify=labels, random_state=SEED)
+        images, labels.astype(np.int64), test_size=500, stratify=labels, random_state=SEED
+    )
     return Digits(train, train_labels, train[:512], test, test_labels)
 
 
@@ -93,6 +100,7 @@ def write_data(out: Path, digits: Digits) -> None:
 
 
 # --- training (torch) ----------------------------------------------------------------------------------------------
+
 
 @functools.cache
 def trained(weights: str) -> torch.nn.Module:
@@ -130,6 +138,7 @@ def shifted(images: torch.Tensor) -> torch.Tensor:
 
 # --- export (torch) ------------------------------------------------------------------------------------------------
 
+
 def export_legacy(network: torch.nn.Module, batch: int, keep_bn: bool) -> onnx.ModelProto:
     """Export with the TorchScript exporter."""
     import torch
@@ -137,9 +146,15 @@ def export_legacy(network: torch.nn.Module, batch: int, keep_bn: bool) -> onnx.M
 
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         torch.onnx.export(
-            network, (torch.zeros(batch or 2, 1, 8, 8),), file.name, dynamo=False, opset_version=LEGACY_OPSET,
-            training=TrainingMode.PRESERVE if keep_bn else TrainingMode.EVAL, do_constant_folding=not keep_bn,
-            input_names=["input"], output_names=["logits"],
+            network,
+            (torch.zeros(batch or 2, 1, 8, 8),),
+            file.name,
+            dynamo=False,
+            opset_version=LEGACY_OPSET,
+            training=TrainingMode.PRESERVE if keep_bn else TrainingMode.EVAL,
+            do_constant_folding=not keep_bn,
+            input_names=["input"],
+            output_names=["logits"],
             dynamic_axes=None if batch else {"input": {0: "batch"}, "logits": {0: "batch"}},
         )
         return onnx.load(file.name)
@@ -153,8 +168,14 @@ def export_dynamo(network: torch.nn.Module, batch: int, keep_bn: bool) -> onnx.M
     # it reports every package that it does without
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     program = torch.onnx.export(
-        network, (torch.zeros(batch or 2, 1, 8, 8),), dynamo=True, optimize=not keep_bn, verbose=False,
-        input_names=["input"], output_names=["logits"], dynamic_shapes=None if batch else ({0: "batch"},),
+        network,
+        (torch.zeros(batch or 2, 1, 8, 8),),
+        dynamo=True,
+        optimize=not keep_bn,
+        verbose=False,
+        input_names=["input"],
+        output_names=["logits"],
+        dynamic_shapes=None if batch else ({0: "batch"},),
     )
     if program is None:
         raise SystemExit("the dynamo exporter returned nothing")
@@ -193,6 +214,7 @@ def strip(model: onnx.ModelProto) -> None:
 
 # --- measuring (onnxruntime) ---------------------------------------------------------------------------------------
 
+
 def run(model: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits [n, 10] of a serialized model, in the batch size it was exported with."""
     options = ort.SessionOptions()
@@ -228,8 +250,11 @@ def verified(name: str, exporter: str, digits: Digits) -> bytes:
     }
     if found := [fault for fault, present in faults.items() if present]:
         raise SystemExit(f"{name}, {exporter} exporter: {'; '.join(found)}; nothing written for it")
-    print(f"  {exporter}: {len(content)} bytes, accuracy {accuracy:.3f}, max difference from torch {difference:.1e}, "
-          f"smallest margin {margin:.1e}", flush=True)
+    print(
+        f"  {exporter}: {len(content)} bytes, accuracy {accuracy:.3f}, max difference from torch {difference:.1e}, "
+        f"smallest margin {margin:.1e}",
+        flush=True,
+    )
     return content
 
 
@@ -275,8 +300,15 @@ def row(path: Path, test: NDArray[np.float32], labels: NDArray[np.int64]) -> str
     exporter = path.stem.rpartition("_")[2]
     batch = model.graph.input[0].type.tensor_type.shape.dim[0]
     accuracy = (run(path.read_bytes(), test).argmax(1) == labels).mean()
-    cells = (path.name, exporter, model.opset_import[0].version, batch.dim_value or "dynamic", parameters(model),
-             path.stat().st_size, f"{accuracy:.3f}")
+    cells = (
+        path.name,
+        exporter,
+        model.opset_import[0].version,
+        batch.dim_value or "dynamic",
+        parameters(model),
+        path.stat().st_size,
+        f"{accuracy:.3f}",
+    )
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -295,13 +327,16 @@ def readme(out: Path) -> str:
     paths = [path for name in names if (path := out / name).exists()]
     producers = {onnx.load(path).producer_version.partition("+")[0] for path in paths}
     return README.format(
-        command=COMMAND, seed=SEED, torch=", ".join(sorted(producers)),
+        command=COMMAND,
+        seed=SEED,
+        torch=", ".join(sorted(producers)),
         table="\n".join(row(path, test, labels) for path in paths),
         about="\n".join(f"- `{name}`: {fixture.about}" for name, fixture in FIXTURES.items()),
     )
 
 
 # --- commands ------------------------------------------------------------------------------------------------------
+
 
 def make(out: Path, names: list[str]) -> int:
     """Train, export and verify the named networks, then write the data and the README."""

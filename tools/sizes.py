@@ -34,7 +34,9 @@ def main(folders: list[str]) -> int:
     excess += [f"{f.relative_to(ROOT)}: {n} lines" for f, n in lengths if n > FILE]
     sizes = [size for *_, size in found]
     p95 = quantiles(sizes, n=20)[-1]
-    print(f"{len(sizes)} functions in {len(files)} files: median {median(sizes):g} lines, 95th percentile {p95:g}, longest {max(sizes)}")
+    print(
+        f"{len(sizes)} functions in {len(files)} files: median {median(sizes):g} lines, 95th percentile {p95:g}, longest {max(sizes)}"
+    )
     print("\n".join(excess) if excess else f"none over {FUNCTION} lines, no file over {FILE}")
     return 1 if excess else 0
 

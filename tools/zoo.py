@@ -79,9 +79,17 @@ def run(files: Iterable[Path], journal: Path, again: bool) -> None:
         row: dict[str, Any] = {"file": file.name}
         try:
             child = subprocess.run(
-                [sys.executable, __file__, "--one", str(file)], capture_output=True, text=True, timeout=LIMIT, check=False
+                [sys.executable, __file__, "--one", str(file)],
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                check=False,
             )
-            row |= json.loads(child.stdout) if child.returncode == 0 else {"failed": child.stderr.strip()[-300:] or f"exit {child.returncode}"}
+            row |= (
+                json.loads(child.stdout)
+                if child.returncode == 0
+                else {"failed": child.stderr.strip()[-300:] or f"exit {child.returncode}"}
+            )
         except subprocess.TimeoutExpired:
             row["failed"] = f"more than {LIMIT} s"
         with journal.open("a", encoding="utf-8") as out:
@@ -110,7 +118,9 @@ def line(row: dict[str, Any]) -> str:
     differs = "" if all(r["differs"] for r in good) else " (vacuous)"
     reasons = "; ".join(f"{n} {why}" for n, why in row["reasons"])
     seconds = f"{row['seconds_analyze']:.2f} / {max((r['seconds'] for r in good), default=0):.1f}"
-    shares = f"{row['classes']} | {row['largest']} | {row['inexact']} | {row['frozen']} ({100 * row['frozen_share']:.1f} %)"
+    shares = (
+        f"{row['classes']} | {row['largest']} | {row['inexact']} | {row['frozen']} ({100 * row['frozen_share']:.1f} %)"
+    )
     macs = f"{row.get('macs', 0) / 1e6:.1f}"
     return f"| {row['file']} | {macs} | {' | '.join(cells)} | {reachable} | {error}{differs} | {shares} | {reasons} | {seconds} |"
 
@@ -146,7 +156,10 @@ def main() -> int:
         print(json.dumps(one(args.one, "")))
         return 0
     RESULTS.mkdir(exist_ok=True)
-    files = sorted((f for d in args.folders for f in d.glob("*.onnx") if fnmatch(f.name, args.only)), key=lambda f: f.stat().st_size)
+    files = sorted(
+        (f for d in args.folders for f in d.glob("*.onnx") if fnmatch(f.name, args.only)),
+        key=lambda f: f.stat().st_size,
+    )
     run(files, RESULTS / "zoo.jsonl", args.again)
     write(RESULTS / "zoo.jsonl", RESULTS / "zoo.md")
     return 0

@@ -42,7 +42,7 @@ from zoo_list import (
 )
 
 LEGACY_OPSET = 17
-MAX_RELATIVE_ERROR = 1e-3  # against torch; a larger difference means that the export itself is wrong
+MAX_RELATIVE_ERROR = 1e-4  # against torch; with more, the export is wrong or the network too chaotic to test a cut on
 TINY = 1e-3  # a parameter that nowhere exceeds this contributes nothing
 
 

@@ -26,7 +26,7 @@ levit_128s poolformer_s12 hrnet_w18_small dla34 resnest14d seresnet18 gernet_s e
 cspresnet50 cspdarknet53 inception_next_atto fastvit_t8 edgenext_xx_small tf_efficientnet_lite0
 mobilenetv4_conv_small mobilenetv4_hybrid_medium skresnet18 res2net50_14w_8s ese_vovnet19b_dw rexnet_100
 repvit_m0_9 efficientvit_b0 pvt_v2_b0 tiny_vit_5m_224 starnet_s1 resmlp_12_224 resnetv2_50d_gn coatnet_nano_rw_224
-focalnet_tiny_srf convmixer_768_32 lcnet_050
+focalnet_tiny_srf lcnet_050
 """.split()  # noqa: SIM905 (a literal list would fill two screens)
 FIRST = (*TORCHVISION[:13], "mixer_s16_224")
 # Segmentation heads have no crop size; the two big ones are exported smaller than published, to stay affordable.

@@ -22,7 +22,9 @@ def conv(t: Tracer, X: Arg, W: Arg, B: Arg | None = None, *, group: int = 1) -> 
         columns = _whole_groups(t, X, filters.reshape(group, -1))
     _bias(t, B, filters)
     taps = prod(W.shape[2:]) * prod(t.shape()[2:]) * t.shape()[0]
-    t.layer(W, filters, columns, (taps, *W.shape[:2]), [along(filters, 1, 3)] + [along(columns, 2, 3)] * (columns.size > 1))
+    t.layer(
+        W, filters, columns, (taps, *W.shape[:2]), [along(filters, 1, 3)] + [along(columns, 2, 3)] * (columns.size > 1)
+    )
     return (along(filters, 1, X.rank),)
 
 
@@ -84,20 +86,42 @@ def pool(t: Tracer, X: Arg) -> list[View]:
 
 
 @rule("Resize")
-def resize(t: Tracer, X: Arg, roi: Arg | None = None, scales: Arg | None = None, sizes: Arg | None = None) -> View:
+def resize(
+    t: Tracer,
+    X: Arg,
+    roi: Arg | None = None,
+    scales: Arg | None = None,
+    sizes: Arg | None = None,
+    *,
+    axes: list[int] | None = None,
+    coordinate_transformation_mode: str = "half_pixel",
+) -> View:
     """y = x interpolated along the axes whose size changes."""
-    changed = [i for i, (a, b) in enumerate(zip(X.shape, t.shape(), strict=True)) if a != b]
-    y = t.others(X, *changed)
+    which = [a % X.rank for a in axes or range(X.rank)]
+    crop = roi if coordinate_transformation_mode == "tf_crop_and_resize" else None
+    y = t.others(X, *_interpolated(t, X, which, crop, scales))
     if sizes is not None and y:
-        axes = t.node.attrs.get("axes") or range(X.rank)
         given = sizes.ints("sizes")
 
         def refit(kept: Kept) -> dict[str, list[int]]:
             new = kept.shape(y, t.shape())
-            return {"sizes": [new[a] if new[a] != t.shape()[a] else g for a, g in zip(axes, given, strict=True)]}
+            return {"sizes": [new[a] if new[a] != t.shape()[a] else g for a, g in zip(which, given, strict=True)]}
 
         t.refit(refit)
     return y
+
+
+def _interpolated(t: Tracer, X: Arg, which: list[int], crop: Arg | None, scales: Arg | None) -> set[int]:
+    """Axes along which positions mix: the size changes, or a crop or a scale near 1 moves positions at the same size."""
+    changed = {i for i, (a, b) in enumerate(zip(X.shape, t.shape(), strict=True)) if a != b}
+    if scales is not None and scales.value is not None and scales.value.size:
+        changed |= {a for a, s in zip(which, scales.value, strict=True) if s != 1}
+    if crop is not None:
+        if crop.value is None:
+            raise Refuse("the region that it crops is computed at run time")
+        starts, ends = crop.value.reshape(2, -1)
+        changed |= {a for a, start, end in zip(which, starts, ends, strict=True) if (start, end) != (0, 1)}
+    return changed
 
 
 @rule("Upsample")

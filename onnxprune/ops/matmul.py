@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnxprune.factors import EMPTY, Shape, View, raise_rank, support
-from onnxprune.rules import Arg, Refuse, Tracer, rule
+from onnxprune.factors import EMPTY, Factor, Shape, View, along, raise_rank, support
+from onnxprune.rules import IN, Arg, Refuse, Tracer, rule
 
 NONE = np.zeros(1, np.int32)
+Operand = tuple[Arg, tuple[View, Shape]]  # an input, with its view and its shape in the frame
+Own = Callable[[int, Factor], Factor]  # (number of the operand, factor in the frame) -> the same factor of that input
 WHY = "operands of a product lose the same positions"
 
 
@@ -21,7 +23,7 @@ def matmul(t: Tracer, A: Arg, B: Arg) -> View:
     left = (tuple(f[..., None] for f in a.view), (*a.shape, 1))
     right = (tuple(np.expand_dims(f, -3) for f in b.view), (*b.shape[:-2], 1, *b.shape[-2:]))
     rank = max(a.rank, b.rank) + 1
-    y = _product(t, [(A, left), (B, right)], rank - 2, (-1, -2 if B.rank > 1 else -1))
+    y = _product(t, [(A, left), (B, right)], [rank - 2], _along((A, B), (-1, -2 if B.rank > 1 else -1)))
     lost = [rank - 2] + [rank - 3] * (A.rank == 1) + [rank - 1] * (B.rank == 1)
     return tuple(np.squeeze(f, tuple(lost)) for f in y)
 
@@ -30,22 +32,29 @@ def _reshaped(arg: Arg, shape: Shape) -> Arg:
     return Arg(arg.name, shape, tuple(f.reshape(shape) for f in arg.view), arg.param, arg.value)
 
 
-def _product(t: Tracer, operands: list[tuple[Arg, tuple[View, Shape]]], summed: int, axes: tuple[int, int]) -> View:
-    """Contract two operands over frame axis `summed`, which is axis `axes[i]` of operand i; records the layer."""
+def _along(args: tuple[Arg, Arg], axes: tuple[int, int]) -> Own:
+    return lambda i, f: along(f.reshape(-1), axes[i] % args[i].rank, args[i].rank)
+
+
+def _product(t: Tracer, operands: Sequence[Operand], summed: Sequence[int], own: Own) -> View:
+    """Contract operands over the frame axes `summed`, and record the layer."""
     views = [v for _, v in operands]
     frame = np.broadcast_shapes(*(s for _, s in views))
-    y, gone = t.contract(views, [summed], WHY)
-    if not any(a.param for a, _ in operands):
-        for f in gone:
-            t.sums(0, axes[0], f.reshape(-1))
-    _record(t, operands, [summed], frame, (*y, *gone))
+    y, gone = t.contract(views, summed, WHY)
+    for f in gone:
+        over = [a - len(frame) for a in support(f)]
+        readers = [i for i, (_, s) in enumerate(views) if all(s[a] > 1 for a in over)]
+        if not any(operands[i][0].param for i in readers):
+            t.sums(readers[0], own(readers[0], f))
+    _record(t, operands, summed, frame, (*y, *gone))
     return y
 
 
-def _record(
-    t: Tracer, operands: Sequence[tuple[Arg, tuple[View, Shape]]], summed: Sequence[int], frame: Shape, factors: View
-) -> None:
+def _record(t: Tracer, operands: Sequence[Operand], summed: Sequence[int], frame: Shape, factors: View) -> None:
     """The layer: of its weight, what varies along summed axes reads, the last of the others is its filters."""
+    for f in (f for arg, (held, _) in operands if arg.param for f in held):
+        if any(f.shape[a - len(frame)] > 1 for a in summed):
+            t.trace.roles[f] |= IN
     weight, held = next(((a, v) for a, (v, _) in reversed(operands) if a.param), (None, EMPTY))
     view = [raise_rank(f, len(frame)) for f in held]
     reads = [f.reshape(-1) for f in view if any(f.shape[a] > 1 for a in summed)]
@@ -59,7 +68,7 @@ def gemm(t: Tracer, A: Arg, B: Arg, C: Arg | None = None, *, transA: int = 0, tr
     a, b = _turned(A, transA), _turned(B, transB)
     frame_a = (tuple(f[..., None] for f in a.view), (*a.shape, 1))
     frame_b = (tuple(f[None] for f in b.view), (1, *b.shape))
-    y = _product(t, [(A, frame_a), (B, frame_b)], 1, (0 if transA else 1, 1 if transB else 0))
+    y = _product(t, [(A, frame_a), (B, frame_b)], [1], _along((A, B), (0 if transA else 1, 1 if transB else 0)))
     out = tuple(np.squeeze(f, 1) for f in y)
     if C is None:
         return out
@@ -81,15 +90,8 @@ def einsum(t: Tracer, *operands: Arg, equation: str) -> View:
         raise Refuse(f"Einsum equation {equation!r} has an ellipsis, a repeated letter or no explicit result")
     letters = "".join(dict.fromkeys(left.replace(",", "")))
     views = [_in_frame(a, term, letters) for a, term in zip(operands, terms, strict=True)]
-    frame = np.broadcast_shapes(*(s for _, s in views))
     summed = [i for i, c in enumerate(letters) if c not in result]
-    y, gone = t.contract(views, summed, WHY)
-    if not any(a.param for a in operands):
-        for f in gone:
-            letter = letters[support(f)[0]]
-            i = next(i for i, term in enumerate(terms) if letter in term)
-            t.sums(i, terms[i].index(letter), f.reshape(-1))
-    _record(t, list(zip(operands, views, strict=True)), summed, frame, (*y, *gone))
+    y = _product(t, list(zip(operands, views, strict=True)), summed, lambda i, f: _to_result(f, letters, terms[i]))
     return tuple(_to_result(f, letters, result) for f in y)
 
 
@@ -101,8 +103,7 @@ def _in_frame(arg: Arg, term: str, letters: str) -> tuple[View, Shape]:
     return view, tuple(sizes.get(c, 1) for c in letters)
 
 
-def _to_result(factor: np.ndarray, letters: str, result: str) -> np.ndarray:  # type: ignore[type-arg]
+def _to_result(factor: Factor, letters: str, result: str) -> Factor:
     lost = tuple(i for i, c in enumerate(letters) if c not in result)
     kept = [c for c in letters if c in result]
     return np.squeeze(factor, lost).transpose([kept.index(c) for c in result])
-

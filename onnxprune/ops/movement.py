@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from onnxprune import factors
 from onnxprune.factors import EMPTY, Factor, Shape, View, raise_rank, support, volume
 from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
@@ -66,7 +65,11 @@ def expand(t: Tracer, input: Arg, shape: Arg) -> View:
 
     def refit(kept: Kept) -> dict[str, list[int]]:
         want, offset = kept.shape(y, t.shape()), len(t.shape()) - len(target)
-        return {"shape": [want[offset + i] if want[offset + i] != t.shape()[offset + i] else v for i, v in enumerate(target)]}
+        return {
+            "shape": [
+                want[offset + i] if want[offset + i] != t.shape()[offset + i] else v for i, v in enumerate(target)
+            ]
+        }
 
     t.refit(refit)
     return y
@@ -82,7 +85,9 @@ def tile(t: Tracer, input: Arg, repeats: Arg) -> View:
     """y = np.tile(x, repeats): every copy of a position leaves with it."""
     if not input.view:
         return EMPTY
-    times = repeats.ints("repeats")
+    times = [-1 if n is None else n for n in t.certain(repeats)] if repeats.value is None else repeats.ints("repeats")
+    if len(times) != input.rank or any(times[a] < 0 for f in input.view for a in support(f)):
+        raise Refuse("its repeats are computed at run time")
     return tuple(factors.tile(f, times) for f in input.view)
 
 

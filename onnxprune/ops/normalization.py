@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from onnxprune.factors import Factor, View, along
 from onnxprune.rules import Arg, Kept, Tracer, rule
 
@@ -36,7 +34,9 @@ def group_normalization(t: Tracer, X: Arg, scale: Arg, bias: Arg, *, num_groups:
     t.tie(grid, grid[:, :1], "the channels of one normalisation group go together")
     for p in (scale, bias):
         vector = t.atoms(p, 0)
-        t.tie(grid[:, 0] if vector.size == num_groups else grid.reshape(-1), vector, "one parameter per channel or group")
+        t.tie(
+            grid[:, 0] if vector.size == num_groups else grid.reshape(-1), vector, "one parameter per channel or group"
+        )
 
     def refit(kept: Kept) -> dict[str, int]:
         return {"num_groups": int(kept.mask(grid[:, 0]).sum())}
@@ -78,7 +78,9 @@ def _over_last(t: Tracer, X: Arg, params: list[Arg | None], axis: int, what: str
     return [(along(channels, axis, X.rank), *rest), rest, rest]
 
 
-def renormalise(t: Tracer, axis: int, atoms: Factor, params: list[Arg | None], what: str, restores: bool = True) -> None:
+def renormalise(
+    t: Tracer, axis: int, atoms: Factor, params: list[Arg | None], what: str, restores: bool = True
+) -> None:
     """Removing positions changes the statistics over `axis`: inexact, and checked against a bracketed reference."""
     if atoms.any():
         t.inexact(atoms, f"{what} takes its statistics over these positions")
@@ -98,9 +100,10 @@ def lp_normalization(t: Tracer, input: Arg, *, axis: int = -1) -> View:
     """y = x / norm of x over `axis`: a removed position contributes nothing to the norm."""
     axis %= input.rank
     atoms = t.atoms(input, axis)
+    y = along(atoms, axis, input.rank)
     if atoms.any():
-        t.sums(0, axis, atoms)
-    return (along(atoms, axis, input.rank), *t.others(input, axis))
+        t.sums(0, y)
+    return (y, *t.others(input, axis))
 
 
 @rule("MeanVarianceNormalization")
@@ -124,15 +127,7 @@ def observed(t: Tracer, X: Arg, axes: range | tuple[int, ...], why: str) -> View
         inner = [a for a in axes if f.shape[a] > 1]
         outer = [a for a in range(f.ndim) if f.shape[a] > 1 and a not in inner]
         if inner and outer:
-            out.append(whole_lines(t, f, inner))
+            out.append(t.whole(f, *inner))
         elif inner:
             t.freeze([f], why)
     return tuple(out)
-
-
-def whole_lines(t: Tracer, factor: Factor, axes: list[int]) -> Factor:
-    """Tie all positions along `axes`, so that the factor no longer varies there."""
-    first = factor[tuple(slice(0, 1) if a in axes else slice(None) for a in range(factor.ndim))]
-    t.trace.tie(factor, first, t.label, "only whole lines along these axes can be removed")
-    t.name(factor[np.broadcast_to(factor != first, factor.shape)])
-    return first

@@ -12,7 +12,13 @@ from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
 
 @rule("Pad")
 def pad(
-    t: Tracer, data: Arg, pads: Arg, constant_value: Arg | None = None, axes: Arg | None = None, *, mode: str | bytes = "constant"
+    t: Tracer,
+    data: Arg,
+    pads: Arg,
+    constant_value: Arg | None = None,
+    axes: Arg | None = None,
+    *,
+    mode: str | bytes = "constant",
 ) -> View:
     """y = np.pad(x, pads); negative pads crop. Over a prunable axis only constants can be padded."""
     if not data.view:
@@ -20,7 +26,9 @@ def pad(
     widths = pads.ints("pads")
     half = len(widths) // 2
     which = [a % data.rank for a in (axes.ints("axes") if axes is not None else range(half))]
-    live = [i for i, a in enumerate(which) if (widths[i] or widths[half + i]) and any(f.shape[a] > 1 for f in data.view)]
+    live = [
+        i for i, a in enumerate(which) if (widths[i] or widths[half + i]) and any(f.shape[a] > 1 for f in data.view)
+    ]
     if live and mode not in ("constant", b"constant"):
         raise Refuse(f"mode {mode!r} copies channels")
     y = list(t.others(data, *(which[i] for i in live)))
@@ -38,7 +46,9 @@ def pad(
     return tuple(y)
 
 
-def _extended(t: Tracer, atoms: Factor, before: int, after: int) -> tuple[Factor, Callable[[Kept], int], Callable[[Kept], int]]:
+def _extended(
+    t: Tracer, atoms: Factor, before: int, after: int
+) -> tuple[Factor, Callable[[Kept], int], Callable[[Kept], int]]:
     """The atoms of a padded or cropped axis, and how wide each side is after a cut."""
     ends = [t.fresh(n) if n > 0 else atoms[:0] for n in (before, after)]
     head = atoms[: max(-before, 0)]

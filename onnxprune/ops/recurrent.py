@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.factors import View, along
-from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
+from onnxprune.rules import IN, OUT, Arg, Kept, Refuse, Tracer, rule
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -27,10 +27,10 @@ def recurrent(
     if layout or P is not None:
         raise Refuse("peepholes, or a layout with the batch first")
     size = R.shape[2]
-    units = t.atoms(R, 2)
+    units, rows = t.atoms(R, 2), [t.atoms(W, 1), t.atoms(R, 1)]
     why = "a hidden unit is a row of every gate and a column of the recurrence"
-    t.tie(t.atoms(W, 1).reshape(-1, size), units, why)
-    t.tie(t.atoms(R, 1).reshape(-1, size), units, why)
+    for gates in rows:
+        t.tie(gates.reshape(-1, size), units, why)
     if B is not None:
         t.tie(t.atoms(B, 1).reshape(-1, size), units, why)
     for state in (initial_h, initial_c):
@@ -38,8 +38,8 @@ def recurrent(
             t.tie(t.atoms(state, 2), units, why)
     columns = t.atoms(W, 2)
     t.tie(t.atoms(X, 2), columns, "input features are the columns of the weight")
-    t.trace.roles[np.concatenate([units, t.atoms(W, 1)])] |= 1
-    t.trace.roles[columns] |= 2
+    t.trace.roles[np.concatenate(rows)] |= OUT
+    t.trace.roles[np.concatenate([columns, units])] |= IN
 
     def refit(kept: Kept) -> dict[str, int]:
         return {"hidden_size": int(kept.mask(units).sum())}

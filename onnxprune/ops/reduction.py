@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.factors import Factor, View, support
-from onnxprune.ops.normalization import observed, renormalise, whole_lines
+from onnxprune.ops.normalization import observed, renormalise
 from onnxprune.rules import Arg, Tracer, rule
 
 
@@ -18,18 +18,22 @@ def _without(view: View, axes: tuple[int, ...], keepdims: int) -> View:
 
 
 @rule("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
-def reduce_sum(t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> View:
+def reduce_sum(
+    t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> View:
     """Sums: a removed position contributes nothing."""
 
     def alone(f: Factor, axis: int) -> None:
-        t.sums(0, axis, f.reshape(-1))
+        t.sums(0, f)
         t.name(f)
 
     return _reduce(t, data, _axes(data, axes, noop_with_empty_axes), keepdims, alone)
 
 
 @rule("ReduceMean")
-def reduce_mean(t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> View:
+def reduce_mean(
+    t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> View:
     """Means: over channels, removing some changes the number they are divided by."""
 
     def alone(f: Factor, axis: int) -> None:
@@ -39,7 +43,9 @@ def reduce_mean(t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int 
 
 
 @rule("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
-def reduce_other(t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> View:
+def reduce_other(
+    t: Tracer, data: Arg, axes: Arg | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> View:
     """Maxima and their like: every position that is reduced is observable."""
 
     def alone(f: Factor, axis: int) -> None:
@@ -54,7 +60,7 @@ def _reduce(t: Tracer, data: Arg, axes: tuple[int, ...], keepdims: int, alone) -
     for f in data.view:
         inner = [a for a in support(f) if a in axes]
         if inner and len(inner) < len(support(f)):
-            out.append(whole_lines(t, f, inner))
+            out.append(t.whole(f, *inner))
         elif len(inner) == 1:
             alone(f, inner[0])
         elif inner:

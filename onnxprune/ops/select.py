@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune import factors
+from onnxprune.analysis import Mask
 from onnxprune.factors import EMPTY, Factor, View, along, support
-from onnxprune.rules import Arg, Kept, Refuse, Tracer, _components, rule
+from onnxprune.rules import Arg, Kept, Refuse, Tracer, components, rule
 
 
 @rule("Concat")
@@ -16,12 +17,15 @@ def concat(t: Tracer, *inputs: Arg, axis: int) -> View:
     """y = concatenate(inputs, axis): atoms are joined along `axis`, and tied across inputs along the others."""
     axis %= inputs[0].rank
     out: list[Factor] = []
-    for axes in _components([support(f) for x in inputs for f in x.view]):
+    for axes in components([support(f) for x in inputs for f in x.view]):
         inside = [[f for f in x.view if axes.intersection(support(f))] for x in inputs]
         if axis in axes:
             out.append(_joined(t, inputs, inside, axis))
         else:
-            operands = [(tuple(fs), tuple(d if a in axes else 1 for a, d in enumerate(x.shape))) for fs, x in zip(inside, inputs, strict=True)]
+            operands = [
+                (tuple(fs), tuple(d if a in axes else 1 for a, d in enumerate(x.shape)))
+                for fs, x in zip(inside, inputs, strict=True)
+            ]
             out += t.align(operands, "inputs of a Concat lose the same positions on the other axes")
     return factors.view(out)
 
@@ -47,7 +51,9 @@ def split(t: Tracer, input: Arg, split: Arg | None = None, *, axis: int = 0) -> 
     axis %= input.rank
     lengths = [t.shape(i)[axis] for i in range(len(t.node.outputs))]
     starts = np.cumsum([0, *lengths])
-    parts = [tuple(factors.cut(f, axis, slice(a, b)) for f in input.view) for a, b in zip(starts, starts[1:], strict=False)]
+    parts = [
+        tuple(factors.cut(f, axis, slice(a, b)) for f in input.view) for a, b in zip(starts, starts[1:], strict=False)
+    ]
     if any(f.shape[axis] > 1 for f in input.view):
 
         def refit(kept: Kept) -> dict[str, Any]:
@@ -60,7 +66,12 @@ def split(t: Tracer, input: Arg, split: Arg | None = None, *, axis: int = 0) -> 
 
 @rule("Slice")
 def slice_(
-    t: Tracer, data: Arg, starts: Arg | None = None, ends: Arg | None = None, axes: Arg | None = None, steps: Arg | None = None
+    t: Tracer,
+    data: Arg,
+    starts: Arg | None = None,
+    ends: Arg | None = None,
+    axes: Arg | None = None,
+    steps: Arg | None = None,
 ) -> View:
     """y = x[..., start:end:step, ...]; what is not read does not matter."""
     if not data.view or starts is None or ends is None:
@@ -68,7 +79,9 @@ def slice_(
     begin, end = starts.ints("starts"), ends.ints("ends")
     which = [a % data.rank for a in (axes.ints("axes") if axes is not None else range(len(begin)))]
     stride = steps.ints("steps") if steps is not None else [1] * len(begin)
-    ranges = {a: slice(*slice(b, e, s).indices(data.shape[a])) for a, b, e, s in zip(which, begin, end, stride, strict=True)}
+    ranges = {
+        a: slice(*slice(b, e, s).indices(data.shape[a])) for a, b, e, s in zip(which, begin, end, stride, strict=True)
+    }
     live = [a for a in which if any(f.shape[a] > 1 for f in data.view)]
     if any(ranges[a].step != 1 for a in live):
         raise Refuse("a Slice with steps over channels cannot be written once some are gone")
@@ -90,7 +103,7 @@ def slice_(
     return factors.view(y)
 
 
-def _mask(kept: Kept, view: View, shape: tuple[int, ...], axis: int) -> np.ndarray:  # type: ignore[type-arg]
+def _mask(kept: Kept, view: View, shape: tuple[int, ...], axis: int) -> Mask:
     """[size of axis] bool: the indices of one axis that stay. An index is gone once all its positions are."""
     mask = np.ones(shape[axis], bool)
     for f in (f for f in view if f.shape[axis] > 1):
@@ -129,9 +142,7 @@ def _pick(t: Tracer, data: Arg, index: int, axis: int) -> View:
         if f.shape[axis] > 1 and support(f) == (axis,):
             t.freeze([f], "one of these positions is picked by its index")
         elif f.shape[axis] > 1:
-            first = f.take([0], axis)
-            t.tie(f, first, "parts picked by an index lose the same positions")
-            out.append(first.squeeze(axis))
+            out.append(t.whole(f, axis).squeeze(axis))
         else:
             out.append(f.squeeze(axis))
     return tuple(out)
@@ -146,5 +157,7 @@ def scatter_nd(t: Tracer, data: Arg, indices: Arg, updates: Arg) -> View:
     rest = tuple(f for f in t.others(data, *range(k)))
     tail = tuple(f.reshape(f.shape[k:]) for f in rest)
     new = tuple(f.reshape(f.shape[leading:]) for f in t.others(updates, *range(leading)))
-    y = t.align([(tail, data.shape[k:]), (new, updates.shape[leading:])], "rows and their replacements lose the same positions")
+    y = t.align(
+        [(tail, data.shape[k:]), (new, updates.shape[leading:])], "rows and their replacements lose the same positions"
+    )
     return tuple(f.reshape((1,) * k + f.shape) for f in y)

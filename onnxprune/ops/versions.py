@@ -26,7 +26,9 @@ _ATTRIBUTES: dict[str, tuple[int, tuple[str, ...]]] = {
     "Upsample": (8, ("scales",)),
     **{f"Reduce{r}": (17, ("axes",)) for r in _REDUCTIONS},
 }
-_FLATTENING = frozenset({"Softmax", "LogSoftmax", "Hardmax"})  # before 13 they flatten, and normalise over all trailing axes
+_FLATTENING = frozenset(
+    {"Softmax", "LogSoftmax", "Hardmax"}
+)  # before 13 they flatten, and normalise over all trailing axes
 
 
 def modern(node: Node, opset: int) -> tuple[list[Tensor | Array | None], dict[str, Any]]:
@@ -78,4 +80,3 @@ def _set_input(node: Node, index: int, name: str, array: Array, taken: set[str])
     alone = len(old.outputs) == 1 and old.name
     new = constant(old.name if alone else fresh_name(base, taken), array.astype(dtype))
     node.inputs[index] = new
-

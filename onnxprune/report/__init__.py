@@ -77,5 +77,8 @@ class Report:
 
 
 def _layer(change: LayerChange) -> dict[str, Any]:
-    pairs = {k: {"before": v[0], "after": v[1]} for k, v in (("inputs", change.inputs), ("outputs", change.outputs), ("macs", change.macs))}
+    pairs = {
+        k: {"before": v[0], "after": v[1]}
+        for k, v in (("inputs", change.inputs), ("outputs", change.outputs), ("macs", change.macs))
+    }
     return {"node": change.node, "op": change.op, **pairs}

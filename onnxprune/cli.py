@@ -1,0 +1,337 @@
+"""The command line: parse, call the API, print. Results go to stdout, progress and errors to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from onnxprune import __version__
+from onnxprune import options as o
+from onnxprune.errors import Exit, UsageError
+from onnxprune.terminal import boundary, progress, show, show_json, write
+
+# Everything else is imported inside the commands, so that --help does not wait for onnx, onnxruntime and scipy.
+if TYPE_CHECKING:
+    from onnxprune.api import Result
+
+DEFAULT_METHOD = "group_norm"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 target not met, 2 usage, 3 unusable model or plan, 4 files or memory, 5 our bug.",
+)
+
+
+class _Guarded(TyperCommand):
+    """A command whose errors become a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own type of it is private
+        with boundary():
+            return super().invoke(ctx)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        write(f"onnxprune {__version__}\n")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+
+
+@app.callback()
+def _root(version: Version = False) -> None:
+    """Structured pruning of exported ONNX models: smaller and faster, from the graph alone."""
+
+
+@app.command(cls=_Guarded)
+def compress(
+    model: o.Source,
+    *,
+    flops: o.Flops = None,
+    params: o.Params = None,
+    size: o.Size = None,
+    method: o.Method = DEFAULT_METHOD,
+    min_keep: o.MinKeep = 0.1,
+    align: o.Align = "auto",
+    keep: o.Keep = None,
+    inexact: o.Inexact = False,
+    best_effort: o.BestEffort = False,
+    seed: o.Seed = 0,
+    input_shape: o.InputShape = None,
+    output: o.Out = None,
+    force: o.Force = False,
+    stamp: o.Stamp = False,
+    save_plan: o.SavePlan = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
+
+    Give one of --flops, --params and --size. Writes MODEL.pruned.onnx unless -o names another file.
+    """
+    with progress(quiet):
+        from onnxprune import api
+
+        out = output or model.with_suffix(".pruned.onnx")
+        _check_outputs(model, out, save_plan, force)
+        result = api.compress(
+            model,
+            flops=flops,
+            params=params,
+            size=size,
+            method=method,
+            min_keep=min_keep,
+            align=_align(align),
+            keep=keep or (),
+            inexact=inexact,
+            best_effort=best_effort,
+            seed=seed,
+            input_shapes=_shapes(input_shape),
+        )
+        _write(result, model, out, force=force, stamp=stamp, plan_out=save_plan)
+    _report(result, out, as_json, quiet)
+
+
+@app.command(cls=_Guarded)
+def plan(
+    model: o.Source,
+    *,
+    flops: o.Flops = None,
+    params: o.Params = None,
+    size: o.Size = None,
+    method: o.Method = DEFAULT_METHOD,
+    min_keep: o.MinKeep = 0.1,
+    align: o.Align = "auto",
+    keep: o.Keep = None,
+    inexact: o.Inexact = False,
+    best_effort: o.BestEffort = False,
+    seed: o.Seed = 0,
+    input_shape: o.InputShape = None,
+    output: o.Out = None,
+    force: o.Force = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Decide what `compress` would remove, and write it down as JSON: to stdout, or to the file of -o."""
+    with progress(quiet):
+        from onnxprune import api, files
+        from onnxprune.plan import dumps
+
+        if output is not None:
+            files.check_output(output, model, force)
+        decided = api.make_plan(
+            model,
+            flops=flops,
+            params=params,
+            size=size,
+            method=method,
+            min_keep=min_keep,
+            align=_align(align),
+            keep=keep or (),
+            inexact=inexact,
+            best_effort=best_effort,
+            seed=seed,
+            input_shapes=_shapes(input_shape),
+        )
+        if output is not None:
+            files.write_text(output, dumps(decided), source=model, force=force)
+    if as_json or output is None:
+        write(dumps(decided))
+    elif not quiet:
+        from onnxprune.report import text
+
+        show(text.prediction(decided, model, output))
+
+
+@app.command(cls=_Guarded)
+def apply(
+    model: o.Source,
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan of this model, as `plan` writes it.")],
+    *,
+    seed: o.Seed = 0,
+    input_shape: o.InputShape = None,
+    output: o.Out = None,
+    force: o.Force = False,
+    stamp: o.Stamp = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Replay a plan on the model it was made for, or on that model cleaned: the same cut, verified."""
+    with progress(quiet):
+        from onnxprune import api, files
+        from onnxprune.plan import loads
+
+        out = output or model.with_suffix(".pruned.onnx")
+        files.check_output(out, plan_file, force)
+        _check_outputs(model, out, None, force)
+        decided = loads(files.read_text(plan_file))
+        result = api.apply_plan(model, decided, seed=seed, input_shapes=_shapes(input_shape))
+        _write(result, model, out, force=force, stamp=stamp)
+    _report(result, out, as_json, quiet)
+
+
+@app.command(cls=_Guarded)
+def analyze(
+    model: o.Source, input_shape: o.InputShape = None, as_json: o.AsJson = False, quiet: o.Quiet = False
+) -> None:
+    """Show layers, cost, the classes of filters that go together, and what is frozen and why."""
+    with progress(quiet):
+        from onnxprune import api
+        from onnxprune.report import text
+
+        view = api.overview(model, input_shapes=_shapes(input_shape))
+    if as_json:
+        show_json(view.as_dict())
+    else:
+        show(text.analysis(view))
+
+
+@app.command(cls=_Guarded)
+def explain(
+    model: o.Source,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A node, a parameter or another tensor.")],
+    input_shape: o.InputShape = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Show what goes with a node or tensor, and the path of ties that freezes what cannot go."""
+    with progress(quiet):
+        from onnxprune import api
+        from onnxprune.report import text
+
+        told = api.explain(model, name, input_shapes=_shapes(input_shape))
+    if as_json:
+        show_json(told.as_dict())
+    else:
+        show(text.explanation(told))
+
+
+@app.command(cls=_Guarded)
+def clean(
+    model: o.Source,
+    output: o.Out = None,
+    force: o.Force = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write the normalised original, nothing pruned: what plans refer to, and the fair baseline.
+
+    Writes MODEL.clean.onnx unless -o names another file.
+    """
+    with progress(quiet):
+        from onnxprune import api, files
+        from onnxprune.report import text
+
+        out = output or model.with_suffix(".clean.onnx")
+        files.check_output(out, model, force)
+        cleaned, notes = api.cleaned(model)
+        files.write_model(cleaned, out, source=model, force=force)
+    if as_json:
+        show_json({"model": str(model), "output": str(out), "digest": files.digest(cleaned), "notes": list(notes)})
+    elif not quiet:
+        show(text.cleaning(model, out, notes))
+
+
+@app.command(cls=_Guarded)
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A model.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another model.")],
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Return 1 where they differ.")] = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Show what changed between two models: widths, parameters, attributes, nodes, signature, metadata, size."""
+    with progress(quiet):
+        from onnxprune import api
+        from onnxprune.report import text
+
+        change = api.diff(before, after)
+    if as_json:
+        show_json({"before": str(before), "after": str(after), **change.as_dict()})
+    else:
+        show(text.difference(change, before, after))
+    if exit_code and change:
+        raise typer.Exit(int(Exit.TARGET))
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _align(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise UsageError(f"--align {text!r}: give `auto` or a number from 1 on")
+
+
+def _shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
+    if not texts:
+        return {}
+    from onnxprune.shapes import parse_input_shape
+
+    shapes = [parse_input_shape(text) for text in texts]
+    names = [name for name, _ in shapes]
+    repeated = next((n for n in names if names.count(n) > 1), None)
+    if repeated is not None:
+        raise UsageError(f"--input-shape is given more than once for {repeated!r}")
+    return dict(shapes)
+
+
+def _check_outputs(model: Path, out: Path, plan_out: Path | None, force: bool) -> None:
+    """All that can be known to be wrong with the outputs, before any work is done."""
+    from onnxprune import files
+
+    files.check_output(out, model, force)
+    if plan_out is not None:
+        files.check_output(plan_out, model, force)
+        if os.path.realpath(out) == os.path.realpath(plan_out):
+            raise UsageError(f"--save-plan names the output '{out}': give the plan a file of its own")
+
+
+def _write(
+    result: Result, model: Path, out: Path, *, force: bool, stamp: bool, plan_out: Path | None = None
+) -> None:
+    """The model last: it is what a caller waits for, so the plan is there when it appears."""
+    from onnxprune import files
+    from onnxprune.plan import dumps
+
+    if stamp:
+        from onnxprune import provenance
+
+        provenance.stamp(result.model, result.plan, files.digest(files.read_model(model)))
+    new_plan = plan_out is not None and not plan_out.exists()
+    if plan_out is not None:
+        files.write_text(plan_out, dumps(result.plan), source=model, force=force)
+    try:
+        files.write_model(result.model, out, source=model, force=force)
+    except BaseException:
+        if plan_out is not None and new_plan:
+            plan_out.unlink(missing_ok=True)  # all or nothing
+        raise
+
+
+def _report(result: Result, out: Path, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        show_json(result.report.as_dict() | {"output": str(out)})
+    elif not quiet:
+        from onnxprune.report import text
+
+        show(text.compression(result.report, out))
+
+
+def main() -> None:
+    """Run the command line and exit; see `errors.Exit` for the codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names may hold what the terminal cannot show
+    app(prog_name="onnxprune")

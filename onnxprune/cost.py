@@ -1,0 +1,162 @@
+"""Multiply-accumulates, parameters and bytes of a model in which only some classes are kept.
+
+Every count is a sum of products of axis lengths (`Product`). The lengths are linear in the kept classes, so one sparse
+matrix of multiplicities gives them all, and the sums are exact in int64 for any choice of classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from onnxprune.analysis import Analysis, Labels, Mask, Product
+
+Kind = Literal["flops", "params", "size"]
+Counts = NDArray[np.int64]
+Sparse = Any  # scipy.sparse array; the stubs are an optional development dependency
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a model costs: multiply-accumulates of its layers, elements of its parameters, bytes of its file."""
+
+    macs: int
+    params: int
+    bytes: int
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.macs - other.macs, self.params - other.params, self.bytes - other.bytes)
+
+    def of(self, kind: Kind) -> int:
+        """The number that a budget of this kind bounds."""
+        return {"flops": self.macs, "params": self.params, "size": self.bytes}[kind]
+
+    def fractions(self, whole: Cost) -> dict[str, float]:
+        """Share of `whole` per count, 0..1; 1 where the whole has none."""
+        names = ("macs", "params", "bytes")
+        pairs = ((name, getattr(self, name), getattr(whole, name)) for name in names)
+        return {name: part / total if total else 1.0 for name, part, total in pairs}
+
+
+class CostModel:
+    """Exact costs for any choice of classes.
+
+    analysis: the coupled model; overhead_bytes: what the file holds beside the parameters.
+    """
+
+    def __init__(self, analysis: Analysis, overhead_bytes: int = 0) -> None:
+        n, elements = analysis.classes, analysis.elements
+        self._sums: dict[Kind, _Sum] = {
+            "flops": _Sum(((layer.macs, 1) for layer in analysis.layers), n),
+            "params": _Sum(((e.elements, 1) for e in elements), n),
+            "size": _Sum(((e.elements, e.itemsize) for e in elements), n, overhead_bytes),
+        }
+        self.original = self.evaluate(np.ones(n + 1, np.bool_))
+
+    def evaluate(self, kept: Mask) -> Cost:
+        """Cost with only these classes, `kept` [classes + 1] bool with `kept[0]` true."""
+        return Cost(*(self.value(kept, kind) for kind in ("flops", "params", "size")))
+
+    def value(self, kept: Mask, kind: Kind) -> int:
+        """One of the three numbers of `evaluate`."""
+        return self._sums[kind].total(kept)
+
+    def after(self, kept: Mask, moves: Sparse, kind: Kind) -> Counts:
+        """Cost after each of many alternative moves, [moves] int64, exact.
+
+        kept: [classes + 1] bool; moves: sparse int [classes + 1, moves], 1 where a kept class leaves and -1 where a
+        removed one comes back.
+        """
+        return self._sums[kind].after(kept, moves)
+
+    def macs_after(self, kept: Mask, removals: Sequence[NDArray[Any]]) -> Counts:
+        """MACs after each of many alternative removals, [removals] int64; a removal is an array of kept class ids."""
+        ids = np.concatenate([np.zeros(0, np.int64), *removals])
+        starts = np.cumsum([0, *(len(r) for r in removals)])
+        return self.after(kept, removal_matrix(ids, starts, len(kept)), "flops")
+
+
+def removal_matrix(ids: NDArray[Any], starts: NDArray[Any], rows: int) -> Sparse:
+    """Sparse int64 [rows, removals] with ones at the class ids `ids[starts[i] : starts[i + 1]]` of removal i."""
+    return sparse.csc_array((np.ones(len(ids), np.int64), ids, starts), shape=(rows, len(starts) - 1))
+
+
+def multiplicities(labels: Sequence[Labels], classes: int) -> Sparse:
+    """How many positions of each axis belong to each class, sparse int64 [axes, classes + 1]."""
+    columns = np.concatenate([np.zeros(0, np.int32), *labels])
+    starts = np.cumsum([0, *(len(x) for x in labels)])
+    matrix = sparse.csr_array((np.ones(len(columns), np.int64), columns, starts), shape=(len(labels), classes + 1))
+    matrix.sum_duplicates()
+    return matrix
+
+
+class Distinct:
+    """Label arrays without repetition: `add` returns the index of an equal array in `labels`."""
+
+    def __init__(self) -> None:
+        self.labels: list[Labels] = []
+        self._seen: dict[bytes, int] = {}
+
+    def add(self, labels: Labels) -> int:
+        """Index of this array; it joins `labels` at its first appearance."""
+        flat = np.ascontiguousarray(labels, np.int32)
+        index = self._seen.setdefault(flat.tobytes(), len(self.labels))
+        if index == len(self.labels):
+            self.labels.append(flat)
+        return index
+
+
+class _Sum:
+    """constant + sum over terms of factor * (product of the kept lengths of its axes)."""
+
+    def __init__(self, products: Iterable[tuple[Product, int]], classes: int, constant: int = 0) -> None:
+        axes, terms = Distinct(), dict[tuple[int, ...], int]()
+        one = axes.add(np.zeros(1, np.int32))  # a frozen axis of length 1: pads terms to the same rank
+        for product, weight in products:
+            factor = weight * product.factor
+            live = []
+            for dim in product.dims:
+                if dim.any():
+                    live.append(axes.add(dim))
+                else:
+                    factor *= len(dim)
+            key = tuple(sorted(live))
+            terms[key] = terms.get(key, 0) + factor
+        rank = max(map(len, terms), default=0)
+        index = list(chain.from_iterable((*key, *[one] * (rank - len(key))) for key in terms))
+        self._constant = constant
+        self._axes = multiplicities(axes.labels, classes)  # [axes, classes + 1]
+        self._index = np.array(index, np.int64).reshape(len(terms), rank)  # [terms, rank] -> axes
+        self._factor = np.array(list(terms.values()), np.int64)  # [terms]
+
+    def total(self, kept: Mask) -> int:
+        lengths = self._axes @ kept.astype(np.int64)
+        return self._constant + int(self._factor @ lengths[self._index].prod(axis=1))
+
+    def after(self, kept: Mask, moves: Sparse) -> Counts:
+        lengths = self._axes @ kept.astype(np.int64)
+        term, slot, move, change = self._touched(moves)
+        pair, where = np.unique(term * moves.shape[1] + move, return_inverse=True)
+        term, move = np.divmod(pair, moves.shape[1])
+        old = lengths[self._index[term]]  # [pairs, rank]
+        new = old.copy()
+        new[where, slot] -= change
+        result = np.full(moves.shape[1], self.total(kept), np.int64)
+        np.add.at(result, move, self._factor[term] * (new.prod(axis=1) - old.prod(axis=1)))
+        return result
+
+    def _touched(self, moves: Sparse) -> tuple[Counts, Counts, Counts, Counts]:
+        """(term, slot, move, change of the length) wherever a move changes an axis of a term."""
+        change = (self._axes @ moves).tocsr()  # [axes, moves]
+        parts = [change[self._index[:, slot]].tocoo() for slot in range(self._index.shape[1])]
+        none = np.zeros(0, np.int64)
+        slots = [np.full(part.nnz, slot) for slot, part in enumerate(parts)]
+        columns = ([p.row for p in parts], slots, [p.col for p in parts], [p.data for p in parts])
+        term, slot, move, delta = (np.concatenate([none, *c]).astype(np.int64) for c in columns)
+        return term, slot, move, delta

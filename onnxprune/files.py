@@ -1,0 +1,378 @@
+"""Reading models and plans, and writing results so that a failure leaves everything as it was.
+
+The only module that reads and writes files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto
+
+from onnxprune.check import check_model, raise_problems, sort_nodes
+from onnxprune.errors import FileError, ModelError, PlanError, ResourceError
+from onnxprune.stored import PAGE, kind_name, nbytes, split_weights, stored_tensors, weights_bytes
+
+__all__ = [
+    "MAX_BYTES",
+    "PROTOBUF_LIMIT",
+    "check_model",
+    "check_output",
+    "digest",
+    "read_json",
+    "read_model",
+    "read_text",
+    "split_weights",
+    "weights_bytes",
+    "write_model",
+    "write_text",
+]
+
+MAX_BYTES = 8 << 30
+PROTOBUF_LIMIT = (2 << 30) - (64 << 20)  # protobuf stops at 2 GiB; the rest is for the graph itself
+_IMPOSTORS = (  # how files begin that are taken for a model
+    (b"PK\x03\x04", "a zip archive (.npz, .pt or .keras?)"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"\x89HDF", "an HDF5 file (Keras?)"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the model: run 'git lfs pull'"),
+    (b"<ir_version", "ONNX text: convert it with onnx.parser.parse_model"),
+    (b"<", "an HTML or XML page: the download failed"),
+    (b"\x80\x02", "a Python pickle (a torch checkpoint?): export the model to ONNX"),
+)
+
+
+def read_model(path: str | Path, *, max_bytes: int = MAX_BYTES) -> ModelProto:
+    """Read an ONNX file with all its weights into memory, check its structure and sort its nodes.
+
+    path: links are followed; max_bytes: most bytes that the file and its external data may have together.
+    Raises FileError (missing, unreadable), ModelError (not a sound model; all problems at once),
+    ResourceError (over `max_bytes`).
+    """
+    with _reading(path):
+        file = _regular_file(Path(path))
+        _check_size(path, file.stat().st_size, max_bytes)
+        proto = _parse(file, str(path))
+        _load_external(proto, file, Path(path), max_bytes)
+    check_model(proto, f"'{path}'")
+    sort_nodes(proto)
+    return proto
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read '{path}': {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _regular_file(path: Path) -> Path:
+    """The file itself, behind all links."""
+    file = _real(path)
+    if not file.exists():
+        raise FileError(f"there is no file '{path}'")
+    if file.is_dir():
+        raise FileError(f"'{path}' is a folder; name a file in it")
+    if not file.is_file():
+        raise FileError(f"'{path}' is not a regular file")
+    return file
+
+
+def _real(path: Path) -> Path:
+    if "\0" in str(path):
+        raise FileError(f"{str(path)!r} is not a name that a file can have")
+    return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
+
+
+def _check_size(path: str | Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise ResourceError(f"'{path}' with its external data has {size:,} bytes, the limit is {limit:,}; raise it")
+
+
+def _parse(file: Path, name: str) -> ModelProto:
+    if file.stat().st_size >= 2 << 30:
+        raise ModelError(f"'{name}' is over the 2 GiB that one ONNX file can have: export it with external data")
+    with file.open("rb") as f:
+        head = f.read(64)
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(file.read_bytes())
+    except DecodeError as error:
+        raise ModelError(f"'{name}' {_not_onnx(head)}") from error
+    if not proto.HasField("graph"):
+        raise ModelError(f"'{name}' {_not_onnx(head)}")
+    return proto
+
+
+def _not_onnx(head: bytes) -> str:
+    if not head:
+        return "is empty"
+    for start, what in _IMPOSTORS:
+        if head.startswith(start):
+            return f"is not an ONNX model but {what}"
+    if head[4:8] == b"ORTM":
+        return "is in ORT format, which cannot be rewritten: use the .onnx file that it was made from"
+    if head[0] == 0x08:  # the tag of ir_version, which exporters write first
+        return "is cut off or damaged: fetch or export it again"
+    return "is not an ONNX model"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where the bytes of a tensor are."""
+
+    tensor: TensorProto
+    file: Path
+    offset: int
+    length: int
+
+
+def _load_external(proto: ModelProto, file: Path, given: Path, max_bytes: int) -> None:
+    """Move external data into the model, after all of it was checked; `given` is the path before links."""
+    external = [(n, t) for n, t in stored_tensors(proto) if t.data_location == TensorProto.EXTERNAL]
+    stored, problems = [], []
+    for name, tensor in external:
+        try:
+            stored.append(_locate(tensor, file.parent, [file.parent, given.parent]))
+        except ModelError as error:
+            problems.append(f"external data of tensor '{name}' {error}")
+    raise_problems(f"'{given}'", problems)
+    _check_size(given, file.stat().st_size + sum(s.length for s in stored), max_bytes)
+    for s in stored:
+        with s.file.open("rb") as f:
+            f.seek(s.offset)
+            s.tensor.raw_data = f.read(s.length)
+        s.tensor.ClearField("data_location")
+        s.tensor.ClearField("external_data")
+
+
+def _locate(tensor: TensorProto, base: Path, folders: Sequence[Path]) -> _Stored:
+    """Find and check the external data of one tensor; the ModelError is the rest of a sentence about it."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    file = _data_file(entries.get("location", ""), base, folders)
+    size, want = file.stat().st_size, nbytes(tensor)
+    offset = _natural(entries, "offset", 0)
+    length = _natural(entries, "length", max(size - offset, 0))
+    where = f"({length} bytes at {offset} of '{file.name}')"
+    if offset + length > size:
+        raise ModelError(f"{where} lies beyond the end of the file at {size}: the file is cut off or was exchanged")
+    if length != want or tensor.data_type == TensorProto.STRING:
+        raise ModelError(f"{where} does not fit its shape {list(tensor.dims)} of {kind_name(tensor)}: {want} bytes")
+    return _Stored(tensor, file, offset, length)
+
+
+def _natural(entries: dict[str, str], key: str, default: int) -> int:
+    text = entries.get(key, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ModelError(f"has the {key} {text!r}, which is no sensible number")
+    return int(text)
+
+
+def _data_file(location: str, base: Path, folders: Sequence[Path]) -> Path:
+    """The regular file that a location means; it must lie in `base`, the folder of the model, links followed.
+
+    folders: where to look; caches keep model and data under names of their own in one folder, and links to them,
+    under their true names, in another.
+    """
+    parts = PureWindowsPath(location)  # knows both kinds of separators
+    shown = repr(location[:200])
+    if not location or parts.anchor or ".." in parts.parts:
+        raise ModelError(f"has the location {shown}, which is not a path inside the model's folder")
+    found = next((folder / location for folder in folders if os.path.lexists(folder / location)), None)
+    file = None if found is None else _real(found)
+    if file is None or not file.exists():
+        raise ModelError(f"is missing: there is no file {shown} beside the model; keep the files together")
+    if not file.is_relative_to(base):
+        raise ModelError(f"is a link that leaves the model's folder: {shown}; copy the file there")
+    info = file.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise ModelError(f"is not in a regular file: {shown}")
+    if info.st_nlink > 1:
+        raise ModelError(f"is in a file with other hard links, maybe outside the folder: {shown}; make it a copy")
+    return file
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file (UTF-8); raises FileError."""
+    with _reading(path):
+        return _regular_file(Path(path)).read_text(encoding="utf-8")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object, such as a plan; raises FileError (missing) and PlanError (not a JSON object)."""
+    with _reading(path):
+        content = _regular_file(Path(path)).read_bytes()
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise PlanError(f"'{path}' holds a JSON {type(value).__name__}, not an object with named entries")
+    return value
+
+
+def check_output(path: str | Path, source: str | Path | None = None, force: bool = False) -> None:
+    """Raise FileError if `path` must not be written: to be called before any work is done.
+
+    source: the model that was read, which is never overwritten, nor its external data, under whatever name;
+    force: whether another existing file may be replaced.
+    """
+    try:
+        final = _real(Path(path))
+        if not final.parent.is_dir():
+            raise FileError(f"cannot write '{path}': there is no folder '{final.parent}'")
+        if not os.access(final.parent, os.W_OK):
+            raise FileError(f"cannot write '{path}': the folder '{final.parent}' is read-only")
+        if final.exists():
+            _check_replaced(path, final, None if source is None else Path(source), force)
+    except OSError as error:
+        raise FileError(f"cannot write '{path}': {_reason(error)}") from error
+
+
+def _check_replaced(path: str | Path, final: Path, source: Path | None, force: bool) -> None:
+    if not final.is_file():
+        raise FileError(f"cannot write '{path}': it exists and is not a regular file")
+    if source is not None and source.exists() and final.samefile(source):
+        raise FileError(f"the output '{path}' is the input '{source}': name another file")
+    if not force:
+        raise FileError(f"'{path}' exists: use --force to replace it, or name another file")
+    if source is not None and source.is_file() and any(final.samefile(f) for f in _data_files(source)):
+        raise FileError(f"the output '{path}' holds weights of the input '{source}': name another file")
+
+
+def _data_files(source: Path) -> set[Path]:
+    """Existing files with external data of a model; none when it is not readable as a model."""
+    file, proto = _real(source), ModelProto()
+    with suppress(DecodeError):
+        proto.ParseFromString(file.read_bytes())
+    names = {e.value for _, t in stored_tensors(proto) for e in t.external_data if e.key == "location"}
+    paths = (folder / name for folder in (file.parent, source.parent) for name in names)
+    return {p for p in paths if p.is_file()}
+
+
+def write_model(
+    proto: ModelProto,
+    path: str | Path,
+    *,
+    source: str | Path | None = None,
+    force: bool = False,
+    limit: int = PROTOBUF_LIMIT,
+) -> list[Path]:
+    """Write a model, whole or not at all, and return the files written.
+
+    proto: not changed; source, force: see `check_output`; limit: most bytes of weights in one file, above it they go to
+    `NAME.data` beside the model. The same model gives the same bytes. Raises FileError.
+    """
+    check_output(path, source, force)
+    final = _real(Path(path))
+    if weights_bytes(proto) <= limit:
+        return _write_files(path, [(final, [_serialise(proto, path)])])
+    data = final.with_name(f"{final.name}.data")
+    check_output(data, source, force)
+    light, weights = split_weights(proto, data.name)
+    return _write_files(path, [(data, _chunks(weights)), (final, [_serialise(light, path)])])[::-1]
+
+
+def write_text(path: str | Path, text: str, *, source: str | Path | None = None, force: bool = False) -> None:
+    """Write a text file (UTF-8), whole or not at all; raises FileError, see `check_output`."""
+    check_output(path, source, force)
+    _write_files(path, [(_real(Path(path)), [text.encode()])])
+
+
+def _serialise(proto: ModelProto, path: str | Path) -> bytes:
+    try:
+        content: bytes = proto.SerializeToString(deterministic=True)
+    except EncodeError as error:
+        raise FileError(f"cannot write '{path}': all but its weights is over the 2 GiB of one file") from error
+    return content
+
+
+def _chunks(weights: Iterable[TensorProto]) -> Iterator[bytes]:
+    """Content of the file that `split_weights` refers to."""
+    for tensor in weights:
+        raw = tensor.raw_data
+        yield raw
+        yield b"\0" * (-len(raw) % PAGE)
+
+
+def _write_files(path: str | Path, files: Sequence[tuple[Path, Iterable[bytes]]]) -> list[Path]:
+    """Write all files or none: first under other names in the same folder, then swapped in, the last one last."""
+    finals = [final for final, _ in files]
+    temporary = [_beside(final) for final in finals]
+    try:
+        for place, (_, chunks) in zip(temporary, files, strict=True):
+            _write_through(place, chunks)
+        _swap(temporary, finals)
+    except OSError as error:
+        raise FileError(f"cannot write '{path}': {_reason(error)}; nothing was changed") from error
+    finally:
+        _remove(temporary)
+    return finals
+
+
+def _beside(final: Path) -> Path:
+    return final.with_name(f".onnxprune-{secrets.token_hex(8)}.tmp")
+
+
+def _write_through(place: Path, chunks: Iterable[bytes]) -> None:
+    with place.open("xb") as f:
+        for chunk in chunks:
+            f.write(chunk)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _swap(temporary: Sequence[Path], finals: Sequence[Path]) -> None:
+    """Put the files in place; if that fails half-way, put back those that were there."""
+    *leading, last = finals
+    old = {final: _beside(final) for final in leading if final.exists()}
+    try:
+        for place, final in zip(temporary, leading, strict=False):
+            if final in old:
+                final.replace(old[final])
+            place.replace(final)
+        temporary[-1].replace(last)
+    finally:
+        if temporary[-1].exists():
+            _restore(leading, old)
+        _remove(old.values())
+
+
+def _restore(finals: Iterable[Path], old: dict[Path, Path]) -> None:
+    for final in finals:
+        if final not in old:
+            final.unlink(missing_ok=True)
+        elif old[final].exists():
+            old[final].replace(final)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):  # the error that led here matters more
+            path.unlink(missing_ok=True)
+
+
+def digest(proto: ModelProto, *, limit: int = PROTOBUF_LIMIT) -> str:
+    """SHA-256 of a model, as hex: that of the bytes `write_model` writes, or, over `limit`, of graph and weights."""
+    if weights_bytes(proto) <= limit:
+        return hashlib.sha256(_serialise(proto, "the model")).hexdigest()
+    light, weights = split_weights(proto, "")
+    state = hashlib.sha256(_serialise(light, "the model"))
+    for chunk in _chunks(weights):
+        state.update(chunk)
+    return state.hexdigest()

@@ -1,0 +1,192 @@
+"""Concrete shapes of every tensor, for concrete inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
+
+from onnxprune.errors import DataError, ModelError, UsageError
+from onnxprune.graph import Constant, Model, Node, dtype_of, is_constant, shape_of, values
+from onnxprune.runtime import random_inputs, session
+from onnxprune.symbolic import interpret
+
+Shape: TypeAlias = tuple[int, ...]
+_FEW, _FEWER = 1024, 16  # elements of an integer and of a float constant that shape inference may have to read
+_A = onnx.AttributeProto
+_HINT = "give it as --input-shape name:1,3,224,224"
+
+
+def parse_input_shape(text: str) -> tuple[str, Shape]:
+    """Read `name:1,3,224,224`; UsageError where it is something else."""
+    name, _, dims = text.rpartition(":")  # names such as "input:0" hold a colon themselves
+    try:
+        shape = tuple(int(d) for d in dims.split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape or min(shape) < 1:
+        raise UsageError(f"--input-shape {text!r} is not of the form name:1,3,224,224 (sizes of at least 1)")
+    return name, shape
+
+
+def concrete_shapes(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
+    """Shape of every tensor (initializers too) for concrete inputs.
+
+    input_shapes: full shape of the inputs that need one; a symbolic batch size (first dimension) is 1 unless given, and
+    a symbol takes the size that it has in another input that is given. A tensor whose shape cannot be found is left
+    out. Raises UsageError where a size is missing, contradicts the model, or names no input.
+    """
+    inputs = _input_shapes(model, input_shapes or {})
+    proto = skeleton(model)
+    for info in proto.graph.input:
+        if info.name in inputs:
+            info.type.CopyFrom(helper.make_tensor_type_proto(info.type.tensor_type.elem_type, inputs[info.name]))
+    shapes = inputs | {name: shape_of(t) for name, t in model.constants().items()}
+    wanted = {o for n in proto.graph.node for o in n.output if o}
+    for find in (_inferred, _followed):
+        if wanted - shapes.keys():
+            shapes |= find(proto)
+    if wanted - shapes.keys():
+        shapes |= _run(model, inputs, wanted - shapes.keys())
+    return shapes
+
+
+def partial_values(model: Model) -> dict[str, tuple[int | None, ...]]:
+    """What shape arithmetic computes, whatever the batch size: the certain elements of each vector, else None."""
+    if not any(n.op in ("Shape", "Size") for n in model.graph.nodes):
+        return {}
+    constants = model.constants()
+    found = {name: v for name, v in interpret(skeleton(model)).values.items() if v.ndim == 1 and name not in constants}
+    return {name: tuple(e if isinstance(e, int) else None for e in v) for name, v in found.items()}
+
+
+def _input_shapes(model: Model, given: Mapping[str, Shape]) -> dict[str, Shape]:
+    infos = {i.name: i for i in model.header.graph.input if i.type.HasField("tensor_type")}
+    for name in given:
+        if name not in infos:
+            raise UsageError(f"--input-shape {name}: the model has no such input; it has {', '.join(infos) or 'none'}")
+    bound: dict[str, int] = {}
+    for name, shape in given.items():
+        bound |= _match(infos[name], shape)
+    return {n: given[n] if n in given else _default(i, bound) for n, i in infos.items()}
+
+
+def _match(info: onnx.ValueInfoProto, shape: Shape) -> dict[str, int]:
+    """Sizes of the symbols of an input; UsageError where the shape contradicts what the model fixes."""
+    tensor = info.type.tensor_type
+    dims = list(tensor.shape.dim)
+    fits = len(dims) == len(shape) and all(d.dim_value in (0, s) for d, s in zip(dims, shape, strict=True))
+    if tensor.HasField("shape") and not fits:
+        raise UsageError(f"--input-shape {info.name}:{_text(shape)} contradicts the model, which has {_declared(info)}")
+    return {d.dim_param: s for d, s in zip(dims, shape, strict=False) if d.dim_param}
+
+
+def _default(info: onnx.ValueInfoProto, bound: Mapping[str, int]) -> Shape:
+    tensor = info.type.tensor_type
+    if not tensor.HasField("shape"):
+        raise UsageError(f"input {info.name!r} has no shape in the model: {_HINT}")
+    shape = [d.dim_value if d.HasField("dim_value") else bound.get(d.dim_param, 0) for d in tensor.shape.dim]
+    if shape and not tensor.shape.dim[0].HasField("dim_value"):
+        shape[0] = shape[0] or 1
+    if any(not s and not d.HasField("dim_value") for s, d in zip(shape, tensor.shape.dim, strict=True)):
+        raise UsageError(f"input {info.name!r} has a symbolic size besides the batch, {_declared(info)}: {_HINT}")
+    return tuple(shape)
+
+
+def _declared(info: onnx.ValueInfoProto) -> str:
+    dims = info.type.tensor_type.shape.dim
+    return "[" + ", ".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims) + "]"
+
+
+def _text(shape: Iterable[int]) -> str:
+    return ",".join(map(str, shape))
+
+
+def _inferred(proto: onnx.ModelProto) -> dict[str, Shape]:
+    """What onnx finds by itself, on concrete inputs."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    known = {i.name: _fixed(i.type) for i in (*graph.value_info, *graph.output)}
+    return {name: shape for name, shape in known.items() if shape is not None}
+
+
+def _followed(proto: onnx.ModelProto) -> dict[str, Shape]:
+    """What following the shape arithmetic finds: slower, and knows more."""
+    known = {name: _fixed(kind) for name, kind in interpret(proto).types.items()}
+    return {name: shape for name, shape in known.items() if shape is not None}
+
+
+def _fixed(kind: TypeProto) -> Shape | None:
+    tensor = kind.tensor_type
+    fixed = tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
+    return tuple(d.dim_value for d in tensor.shape.dim) if fixed else None
+
+
+def _run(model: Model, inputs: Mapping[str, Shape], wanted: set[str]) -> dict[str, Shape]:
+    """What one run on random inputs shows; nothing where the model does not run."""
+    proto = model.to_proto()
+    extra = sorted(wanted - {o.name for o in proto.graph.output})
+    try:
+        found = session(proto, extra=extra).run(random_inputs(proto, inputs, seed=0), sorted(wanted))
+    except (ModelError, DataError):
+        return {}
+    return {name: a.shape for name, a in found.items() if isinstance(a, np.ndarray)}
+
+
+def skeleton(model: Model, nodes: Iterable[Node] | None = None) -> onnx.ModelProto:
+    """The model, or some of its nodes, without weights: larger constants become inputs with their type and shape."""
+    proto = onnx.ModelProto(ir_version=model.header.ir_version, opset_import=model.header.opset_import)
+    proto.functions.extend(model.header.functions)
+    graph = proto.graph
+    graph.name = "skeleton"
+    if nodes is None:
+        graph.input.extend(model.header.graph.input)
+        graph.output.extend(onnx.ValueInfoProto(name=o.name) for o in model.header.graph.output)
+    chosen = list(model.graph.nodes if nodes is None else nodes)
+    graph.node.extend(_node(model, node) for node in chosen)
+    constants = {t.name: t for n in chosen for t in n.inputs if is_constant(t)}
+    graph.initializer.extend(_tensor(t) for t in constants.values() if _is_small(t))
+    graph.input.extend(_declare(t) for t in constants.values() if not _is_small(t))
+    outer = [t for name, t in model.captured_tensors.items() if name not in constants] if nodes is None else []
+    graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in outer)
+    return proto
+
+
+def _node(model: Model, node: Node) -> NodeProto:
+    inputs, outputs = [t.name for t in node.inputs], [t.name for t in node.outputs]
+    proto = NodeProto(op_type=node.op, input=inputs, output=outputs, name=node.name, domain=node.domain or "")
+    for key, value in node.attrs.items():
+        if not is_constant(value):
+            proto.attribute.append(helper.make_attribute(key, value))
+        elif dtype_of(value) is not None:
+            proto.attribute.append(helper.make_attribute(key, _tensor(value)))
+    source = model.origin.get(next((n for n in outputs if n), ""))
+    if source is not None and source.op_type == node.op:
+        proto.overload = source.overload
+        present = {a.name for a in proto.attribute}
+        proto.attribute.extend(a for a in source.attribute if a.name not in present and _travels(a))
+    return proto
+
+
+def _travels(attr: onnx.AttributeProto) -> bool:
+    """Whether the attribute is one that the graph view leaves out: a body, or an empty list."""
+    bodies, lists = (_A.GRAPH, _A.GRAPHS), (_A.INTS, _A.FLOATS, _A.STRINGS)
+    return attr.type in bodies or (attr.type in lists and not (attr.ints or attr.floats or attr.strings))
+
+
+def _is_small(constant: Constant) -> bool:
+    dtype, size = dtype_of(constant), prod(shape_of(constant))
+    return dtype is not None and size <= (_FEW if dtype.kind in "iub" else _FEWER)
+
+
+def _tensor(constant: Constant) -> TensorProto:
+    return numpy_helper.from_array(np.asarray(values(constant)), constant.name)
+
+
+def _declare(constant: Constant) -> onnx.ValueInfoProto:
+    kind = constant.dtype
+    elem = kind if isinstance(kind, int) else helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    return helper.make_tensor_value_info(constant.name, elem, shape_of(constant))

@@ -1,0 +1,118 @@
+"""What the command line prints, and where: results on stdout, progress and errors on stderr; its error boundary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from onnxprune.errors import Exit, FileError, OnnxpruneError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.status import Status
+
+_PIPE_CLOSED = 128 + 13  # what a program that is ended by SIGPIPE returns to the shell
+_LOG = logging.getLogger("onnxprune")
+
+
+# ---- results ------------------------------------------------------------------------------------------------------
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a table or text on stdout; plain where that is not a terminal or NO_COLOR is set."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)  # names of nodes are full of brackets and colons
+    with console.capture() as capture:
+        console.print(renderable)
+    write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+
+
+def show_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on stdout; ASCII, so that no encoding can spoil it."""
+    write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write(text: str) -> None:
+    """Write to stdout and flush; a reader that has gone away (`| head`) ends the program quietly."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+        raise typer.Exit(_PIPE_CLOSED) from None
+    except OSError as error:
+        raise FileError(f"cannot write the result to stdout: {error.strerror}") from error
+
+
+# ---- progress -----------------------------------------------------------------------------------------------------
+
+
+class _Stages(logging.Handler):
+    """Shows what the library logs as the text of a spinner."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(logging.INFO)
+        self._status = status
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._status.update(f"{record.getMessage()} ...")
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[None]:
+    """A spinner on stderr that names the stage at work, unless that is no terminal or `quiet`."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True, markup=False).status("loading ...") as status:
+        handler, level = _Stages(status), _LOG.level
+        _LOG.addHandler(handler)
+        _LOG.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            _LOG.removeHandler(handler)
+            _LOG.setLevel(level)
+
+
+# ---- errors -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def boundary() -> Iterator[None]:
+    """Turn every exception into one message on stderr and an exit code of `errors.Exit`."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except OnnxpruneError as error:
+        _fail(str(error), error.code)
+    except KeyboardInterrupt:
+        _fail("interrupted; output files are written whole or not at all", Exit.INTERRUPTED)
+    except MemoryError:
+        advice = "close other programs, give smaller sizes with --input-shape, or use a machine with more memory"
+        _fail(f"there is not enough memory: {advice}", Exit.RESOURCE)
+    except OSError as error:
+        _fail(str(error), Exit.RESOURCE)
+    except Exception as error:  # noqa: BLE001 - the last resort, so that no user meets a traceback
+        what = " ".join(str(error).split())
+        bug = f"this is a bug in onnxprune ({type(error).__name__}: {what}); please report it with the model and what "
+        _fail(bug + "ONNXPRUNE_DEBUG=1 in the environment prints", Exit.INTERNAL)
+
+
+def _fail(message: str, code: Exit) -> NoReturn:
+    if os.environ.get("ONNXPRUNE_DEBUG"):
+        traceback.print_exc()
+    sys.stderr.write(f"error: {message}\n")
+    raise typer.Exit(int(code)) from None
