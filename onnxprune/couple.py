@@ -114,10 +114,12 @@ def _apply(t: Tracer, node: Node, args: list[Arg | None], attrs: dict[str, Any])
     if not variadic and len(args) > positional:
         args = args[:positional]
     result = function(t, *args, **{k: v for k, v in attrs.items() if k in keywords})
-    if result is None:
-        return []
     whole = isinstance(result, tuple) and all(isinstance(f, np.ndarray) for f in result)
-    return [result] if whole else list(result)  # type: ignore[list-item, arg-type]
+    views: list[View] = [result] if whole else list(result or ())  # type: ignore[list-item, arg-type]
+    forgotten = [o.name for o in node.outputs[len(views) :] if o.name]
+    if forgotten:
+        raise Refuse(f"its rule says nothing about output {forgotten[0]}")
+    return views
 
 
 @cache

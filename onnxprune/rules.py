@@ -102,7 +102,7 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Bracket:
-    """A node that renormalises over `axis` of its input: the reference must compute it on the kept positions only."""
+    """A node that reduces or renormalises over `axis` of its input: the reference computes it on the kept positions only."""
 
     node: str
     axis: int
@@ -376,7 +376,7 @@ class Tracer:
         self.trace.contracted.append(Contracted(self._key(), operand, factor))
 
     def bracket(self, axis: int, atoms: Factor, params: Sequence[Arg | None] = (), restores: bool = True) -> None:
-        """The node renormalises over `axis` of its first input; `params` are vectors along it, `restores` whether the output has it."""
+        """The node reduces or renormalises over `axis` of its first input; `params`: vectors along it; `restores`: the output has it."""
         names = tuple(p.name for p in params if p is not None)
         self.trace.brackets.append(Bracket(self._key(), axis, atoms, names, restores))
 

@@ -55,15 +55,6 @@ def concrete_shapes(model: Model, input_shapes: Mapping[str, Shape] | None = Non
     return shapes
 
 
-def partial_values(model: Model) -> dict[str, tuple[int | None, ...]]:
-    """What shape arithmetic computes, whatever the batch size: the certain elements of each vector, else None."""
-    if not any(n.op in ("Shape", "Size") for n in model.graph.nodes):
-        return {}
-    constants = model.constants()
-    found = {name: v for name, v in interpret(skeleton(model)).values.items() if v.ndim == 1 and name not in constants}
-    return {name: tuple(e if isinstance(e, int) else None for e in v) for name, v in found.items()}
-
-
 def _input_shapes(model: Model, given: Mapping[str, Shape]) -> dict[str, Shape]:
     infos = {i.name: i for i in model.header.graph.input if i.type.HasField("tensor_type")}
     for name in given:

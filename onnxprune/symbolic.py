@@ -25,7 +25,7 @@ _INTEGERS: dict[int, type[np.generic]] = {
     TensorProto.INT32: np.int32,
     TensorProto.BOOL: np.bool_,
 }
-_SAME = {"GroupNormalization", "MeanVarianceNormalization"}  # onnx does not infer them; their output is like their input
+_SAME = {"GroupNormalization", "MeanVarianceNormalization"}  # not inferred by onnx; the output is like the input
 _NO_NAME = {"", "?", "None", "none"}  # what exporters write for "unknown": not one and the same size
 
 
@@ -112,7 +112,7 @@ class _Walk:
             return {node.output[0]: types[names[0]]}
         try:
             kinds = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self.opsets)
-        except onnx.shape_inference.InferenceError:
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
             return {}
         if any(isinstance(d, Size) for n in names for d in self.facts.shapes.get(n, ())):
             _drop_zeros(kinds.values())

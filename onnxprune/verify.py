@@ -15,6 +15,7 @@ import onnx
 from onnxprune import runtime
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.errors import ModelError, VerificationError
+from onnxprune.factors import Shape
 from onnxprune.graph import Array, Model
 from onnxprune.masking import masked, widened
 from onnxprune.shapes import skeleton
@@ -54,7 +55,7 @@ def verify(
     Raises VerificationError, naming the first node that differs, where it is not: that is a bug of a rule.
     """
     cut_proto = cut_model.to_proto()
-    check(cut_model, analysis.model)
+    check(cut_model, analysis)
     names = comparable(cut_model, analysis)
     original = analysis.model.to_proto()
     inputs = {i.name: analysis.shapes[i.name] for i in original.graph.input if i.name in analysis.shapes}
@@ -142,10 +143,11 @@ def _fail(
     )
 
 
-def check(cut_model: Model, original: Model) -> None:
+def check(cut_model: Model, analysis: Analysis) -> None:
     """Full checker with strict shape inference, and an unchanged signature; raises VerificationError."""
-    problem = _problem(cut_model)
-    if problem and _problem(original):
+    original = analysis.model
+    problem = _problem(cut_model, analysis.shapes)
+    if problem and _problem(original, analysis.shapes):
         raise ModelError(f"The model is not valid ONNX, before anything was cut: {problem}")
     if problem:
         raise VerificationError(f"The cut model is not valid: {problem}. {OURS}")
@@ -155,11 +157,14 @@ def check(cut_model: Model, original: Model) -> None:
             raise VerificationError(f"The graph {kind}s of the cut model changed. {OURS}")
 
 
-def _problem(model: Model) -> str:
+def _problem(model: Model, shapes: Mapping[str, Shape]) -> str:
     """What the checker says, "" for nothing. Weights are shown to it by their shapes alone: there may be gigabytes of them."""
     proto = skeleton(model)
     proto.graph.ClearField("output")
     proto.graph.output.extend(model.header.graph.output)
+    for value in proto.graph.output:  # onnxruntime takes outputs of unknown rank, the checker does not
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.dim.extend([onnx.TensorShapeProto.Dimension()] * len(shapes.get(value.name, ())))
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:

@@ -26,6 +26,7 @@ import onnx
 from onnxprune.graph import Model, from_proto
 from onnxprune.normalize.constants import constants_to_initializers
 from onnxprune.normalize.dead import remove_dead
+from onnxprune.normalize.describe import export
 from onnxprune.normalize.fold import fold_constants
 from onnxprune.normalize.identity import remove_identities
 from onnxprune.normalize.inline import densify, inline_functions
@@ -61,12 +62,7 @@ def normalize(proto: onnx.ModelProto, *, fold_cap: int = FOLD_CAP) -> Model:
 
 def clean(proto: onnx.ModelProto, *, fold_cap: int = FOLD_CAP) -> onnx.ModelProto:
     """The normalised model as a file, with value_info inferred again where the original had any; see `normalize`."""
-    model = normalize(proto, fold_cap=fold_cap)
-    cleaned = model.to_proto()
-    if proto.graph.value_info:
-        inferred = onnx.shape_inference.infer_shapes(skeleton(model)).graph.value_info
-        cleaned.graph.value_info.extend(inferred)
-    return cleaned
+    return export(normalize(proto, fold_cap=fold_cap))
 
 
 def _to_fixed_point(model: Model, fold_cap: int) -> list[str]:

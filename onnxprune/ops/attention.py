@@ -42,14 +42,15 @@ def attention(
     t.tie(q.reshape(k.size, -1), k[:, None], WHY)
     if attn_mask is not None and attn_mask.rank > 2 and attn_mask.shape[-3] > 1:
         t.tie(q, t.atoms(attn_mask, -3), "one mask per head")
+    rest = [(along(k, 1, 4),), (along(v, 1, 4),), (along(q, 1, 4),)]  # keys, values and scores as further outputs
     if Q.rank == 4:
-        return [(along(q, 1, 4),), (along(k, 1, 4),), (along(v, 1, 4),), ()]
+        return [(along(q, 1, 4),), *rest]
 
     def refit(kept: Kept) -> dict[str, int]:
         return {"q_num_heads": int(kept.mask(q).sum()), "kv_num_heads": int(kept.mask(k).sum())}
 
     t.refit(refit)
-    return [(along(np.repeat(q, t.shape()[2] // q.size), 2, 3),), (along(k, 1, 4),), (along(v, 1, 4),), ()]
+    return [(along(np.repeat(q, t.shape()[2] // q.size), 2, 3),), *rest]
 
 
 @rule("RotaryEmbedding")

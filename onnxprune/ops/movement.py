@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxprune import factors
 from onnxprune.factors import EMPTY, Factor, Shape, View, raise_rank, support, volume
+from onnxprune.graph import Node
 from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
 
 
@@ -94,17 +95,24 @@ def tile(t: Tracer, input: Arg, repeats: Arg) -> View:
 @rule("Shape")
 def shape(t: Tracer, data: Arg, *, start: int = 0, end: int | None = None) -> View:
     """Sizes read at run time: harmless where only axes that no factor varies along are picked out of them."""
-    axes = range(data.rank)[slice(start, end)]
+    axes = range(data.rank)[start:end]
     live = {a for f in data.view for a in axes if f.shape[a] > 1}
-    picked = [_picked(n) for n in t.node.outputs[0].outputs]
+    picked = [_picked(n, len(axes)) for n in t.node.outputs[0].outputs]
     if live and (not picked or any(p is None or live.intersection(axes[i] for i in p) for p in picked)):
         t.freeze(data.view, "its size is read at run time")
     t.name(*data.view)
     return EMPTY
 
 
-def _picked(node: object) -> list[int] | None:
-    """Which elements of a shape a Gather with constant indices reads; None where that is not known."""
-    op, inputs, attrs = (getattr(node, k) for k in ("op", "inputs", "attrs"))
-    value = getattr(inputs[1], "values", None) if op == "Gather" and attrs.get("axis", 0) == 0 else None
-    return None if value is None else [int(i) for i in value.reshape(-1)]
+def _picked(node: Node, rank: int) -> list[int] | None:
+    """Which elements of a shape a Gather or a Slice with constants reads; None where that is not known."""
+    given = [getattr(i, "values", None) for i in node.inputs[1:]]
+    if not given or any(g is None for g in given) or node.attrs.get("axis", 0) != 0:
+        return None
+    numbers = [[int(v) for v in g.reshape(-1)] for g in given]
+    if node.op == "Gather":
+        return numbers[0]
+    if node.op != "Slice" or len(numbers[0]) != 1:
+        return None
+    start, end, step = numbers[0][0], numbers[1][0], numbers[3][0] if len(numbers) > 3 else 1
+    return list(range(rank)[start:end:step])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.factors import Factor, View, along
+from onnxprune.factors import Factor, View, along, support
 from onnxprune.rules import Arg, Kept, Tracer, rule
 
 
@@ -16,15 +16,23 @@ def channelwise(t: Tracer, X: Arg, axis: int, params: list[Arg | None]) -> View:
 
 
 @rule("BatchNormalization")
-def batch_normalization(t: Tracer, X: Arg, scale: Arg, B: Arg, input_mean: Arg, input_var: Arg) -> View:
-    """y[:, c] = scale[c] * (x[:, c] - mean[c]) / sqrt(var[c] + epsilon) + b[c]"""
-    return channelwise(t, X, 1, [scale, B, input_mean, input_var])[:1]
+def batch_normalization(t: Tracer, X: Arg, scale: Arg, B: Arg, input_mean: Arg, input_var: Arg) -> list[View]:
+    """y[:, c] = scale[c] * (x[:, c] - mean[c]) / sqrt(var[c] + epsilon) + b[c]; in training, statistics per channel too."""
+    channels = channelwise(t, X, 1, [scale, B, input_mean, input_var])[0]
+    statistics: View = (channels.reshape(-1),)
+    return [(channels,), *[statistics] * (len(t.node.outputs) - 1)]
 
 
 @rule("InstanceNormalization")
 def instance_normalization(t: Tracer, input: Arg, scale: Arg, B: Arg) -> View:
-    """Statistics over space, per sample and channel."""
-    return channelwise(t, input, 1, [scale, B])[:1]
+    """Statistics over space, per sample and channel; channels that were reshaped into space (a GroupNorm) are inexact."""
+    y, space = channelwise(t, input, 1, [scale, B])[:1], []
+    for f in t.others(input, 1):
+        axes = support(f)
+        if len(axes) == 1 and axes[0] > 1:
+            renormalise(t, axes[0], f.reshape(-1), [], "InstanceNormalization")
+            space.append(f)
+    return (*y, *space)
 
 
 @rule("GroupNormalization")

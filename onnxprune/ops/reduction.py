@@ -24,7 +24,7 @@ def reduce_sum(
     """Sums: a removed position contributes nothing."""
 
     def alone(f: Factor, axis: int) -> None:
-        t.sums(0, f)
+        t.bracket(axis, f.reshape(-1), restores=False)
         t.name(f)
 
     return _reduce(t, data, _axes(data, axes, noop_with_empty_axes), keepdims, alone)

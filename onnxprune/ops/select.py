@@ -83,8 +83,8 @@ def slice_(
         a: slice(*slice(b, e, s).indices(data.shape[a])) for a, b, e, s in zip(which, begin, end, stride, strict=True)
     }
     live = [a for a in which if any(f.shape[a] > 1 for f in data.view)]
-    if any(ranges[a].step != 1 for a in live):
-        raise Refuse("a Slice with steps over channels cannot be written once some are gone")
+    for a in live:
+        _strided(t, data, a, ranges[a])
     y = data.view
     for a in live:
         y = tuple(factors.cut(f, a, ranges[a]) for f in y)
@@ -95,12 +95,25 @@ def slice_(
         for i, a in enumerate(which):
             if a in live:
                 mask = _mask(kept, data.view, data.shape, a)
+                if not mask.all() and ranges[a].step == 1:
+                    new_begin[i] = int(mask[: ranges[a].start].sum())
                 if not mask.all():
-                    new_begin[i], new_end[i] = int(mask[: ranges[a].start].sum()), int(mask[: ranges[a].stop].sum())
+                    new_end[i] = int(mask[: ranges[a].stop].sum())
         return {"starts": new_begin, "ends": new_end} if (new_begin, new_end) != (begin, end) else {}
 
     t.refit(refit)
     return factors.view(y)
+
+
+def _strided(t: Tracer, data: Arg, axis: int, where: slice) -> None:
+    """Every n-th position of a whole axis stays every n-th as long as blocks of n go together; nothing else can be written."""
+    size, step = data.shape[axis], where.step
+    if step == 1:
+        return
+    if step < 1 or size % step or where.start >= step or where.stop <= size - step:
+        raise Refuse("a Slice with steps over part of the channels, or backwards")
+    grid = t.atoms(data, axis).reshape(-1, step)
+    t.tie(grid, grid[:, :1], "a Slice with steps takes one position of each block")
 
 
 def _mask(kept: Kept, view: View, shape: tuple[int, ...], axis: int) -> Mask:

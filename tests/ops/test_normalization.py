@@ -33,6 +33,13 @@ EXACT = {
         }""",
         {"w.1 s.0 o.0 m.0 var.0 v.0": FOUR},
     ),
+    "BatchNormalization in training": (
+        between(
+            "d, rm, rv = BatchNormalization <training_mode = 1> (h, s, o, m, var)",
+            "float[4] s, float[4] o, float[4] m, float[4] var",
+        ),
+        CHANNELS | {"s.0 o.0 m.0 var.0": FOUR},
+    ),
     "InstanceNormalization": (
         between("d = InstanceNormalization(h, s, o)", "float[4] s, float[4] o"),
         CHANNELS | {"s.0 o.0": FOUR},
@@ -51,7 +58,7 @@ EXACT = {
     ),
     "LpNormalization": (TOKENS.format("", "d = LpNormalization(e)"), TOKEN),
     "LpNormalization of the first order": (TOKENS.format("", "d = LpNormalization <p = 1> (e)"), TOKEN),
-    "MeanVarianceNormalization": (between("d = MeanVarianceNormalization(h)"), CHANNELS),
+    "MeanVarianceNormalization": (between("d = MeanVarianceNormalization <axes = [0, 2, 3]> (h)").replace("[] y", "[1,2,6,6] y"), CHANNELS),
     "Softmax along another axis": (between("d = Softmax <axis = 2> (h)"), CHANNELS),
     "LayerNormalization over space": (
         between("d = LayerNormalization(h, s, o)", "float[6] s, float[6] o"),
@@ -85,7 +92,7 @@ REFUSE = {
     "LogSoftmax over channels": (between("d = LogSoftmax <axis = 1> (h)"), {"w.0": "Softmax normalises over them"}),
     "Hardmax over channels": (between("d = Hardmax <axis = 1> (h)"), {"w.0": "Softmax normalises over them"}),
     "MeanVarianceNormalization over channels": (
-        between("d = MeanVarianceNormalization <axes = [1]> (h)"),
+        between("d = MeanVarianceNormalization <axes = [1]> (h)").replace("[] y", "[1,2,6,6] y"),
         {"w.0": "its rule does not let positions of axis (1,) of h go"},
     ),
     "the running statistics of a BatchNormalization in training": (
@@ -95,7 +102,7 @@ REFUSE = {
             d, rm, rv = BatchNormalization <training_mode = 1> (h, s, o, m, var)
             y = Conv(d, v)
         }""",
-        {"w.0": "its rule says nothing about output rm"},
+        {"w.0": "it is a result of the model (graph output rm)"},
     ),
 }
 
