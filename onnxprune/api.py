@@ -130,7 +130,7 @@ def compress(
     clock = Clock()
     analysis = _analysed(model, input_shapes, clock)
     choice, plan = _chosen(analysis, options, clock)
-    return _finish(analysis, choice.kept, plan, clock, _name(model), seed, choice)
+    return _finish(analysis, choice.kept, plan, clock, _name(model), seed, choice.original, choice)
 
 
 def make_plan(
@@ -163,8 +163,10 @@ def apply_plan(model: Source, plan: Plan, *, seed: int = 0, input_shapes: Shapes
     clock = Clock()
     analysis = _analysed(model, input_shapes, clock)
     with clock("plan"):
-        kept = kept_classes(plan, analysis, files.digest(analysis.model.to_proto()))
-    return _finish(analysis, kept, plan, clock, _name(model), seed)
+        cleaned = export(analysis.model)
+        kept = kept_classes(plan, analysis, files.digest(cleaned))
+        original = CostModel(analysis, overhead(cleaned)).original
+    return _finish(analysis, kept, plan, clock, _name(model), seed, original)
 
 
 def analyze(model: Source, *, input_shapes: Shapes | None = None) -> Analysis:
@@ -186,7 +188,7 @@ def cleaned(model: Source) -> tuple[onnx.ModelProto, tuple[str, ...]]:
 def overview(model: Source, *, input_shapes: Shapes | None = None) -> Overview:
     """What `analyze` finds, in numbers: layers and their cost, classes, which layers share a fate, what is frozen."""
     analysis = analyze(model, input_shapes=input_shapes)
-    cost = CostModel(analysis, overhead(analysis.model.to_proto())).original
+    cost = CostModel(analysis, overhead(export(analysis.model))).original
     return summarise(analysis, cost, frozen_summary(analysis), _name(model))
 
 
@@ -233,7 +235,7 @@ def _chosen(analysis: Analysis, options: Options, clock: Clock) -> tuple[Allocat
     with clock("score"):
         scores = criteria.score(options.method, analysis, seed=options.seed)
     with clock("allocate"):
-        cleaned = analysis.model.to_proto()
+        cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
         choice = allocate(
             analysis,
             scores,
@@ -270,8 +272,7 @@ def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
 
 def overhead(proto: onnx.ModelProto) -> int:
     """Bytes of the file beside the data of its weights."""
-    weights = files.weights_bytes(proto)
-    return proto.ByteSize() - weights if weights < files.PROTOBUF_LIMIT else 0
+    return files.file_bytes(proto) - files.weights_bytes(proto)
 
 
 def _predicted(choice: Allocation) -> dict[str, Any]:
@@ -285,7 +286,14 @@ def _predicted(choice: Allocation) -> dict[str, Any]:
 
 
 def _finish(
-    analysis: Analysis, kept: Mask, plan: Plan, clock: Clock, name: str, seed: int, choice: Allocation | None = None
+    analysis: Analysis,
+    kept: Mask,
+    plan: Plan,
+    clock: Clock,
+    name: str,
+    seed: int,
+    original: Cost,
+    choice: Allocation | None = None,
 ) -> Result:
     with clock("cut"):
         smaller = cut(analysis, kept)
@@ -293,11 +301,10 @@ def _finish(
         verification = verify(analysis, kept, smaller, seed=seed)
     with clock("export"):
         proto = export(smaller)
-    costs = CostModel(analysis, overhead(proto))
     report = Report(
         model=name,
-        original=costs.original,
-        compressed=costs.evaluate(kept),
+        original=original,
+        compressed=CostModel(analysis, overhead(proto)).evaluate(kept),
         classes=analysis.classes,
         removed=int((~kept).sum()),
         frozen_positions=sum(f.positions for f in analysis.frozen),

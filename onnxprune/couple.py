@@ -21,7 +21,7 @@ import onnxprune.ops  # noqa: F401 - registers the rules
 from onnxprune.analysis import Analysis, Axis, Element, Labels, Layer, Product, Role
 from onnxprune.errors import VerificationError
 from onnxprune.factors import EMPTY, Factor, Shape, View, along, lines, support, view
-from onnxprune.graph import Array, Model, Node, Tensor, dtype_of, is_constant, shape_of
+from onnxprune.graph import Array, Model, Node, Tensor, dtype_of, is_constant, shape_of, values
 from onnxprune.ops.versions import modern
 from onnxprune.reasons import frozen_axes
 from onnxprune.rules import IN, OUT, RULES, Arg, Refuse, Rule, Trace, Tracer
@@ -100,7 +100,7 @@ def _value(tensor: Tensor) -> Array | None:
     dtype = dtype_of(tensor)
     if dtype is None or (dtype.kind not in "iub" and prod(shape_of(tensor)) > _SMALL):
         return None
-    return np.asarray(tensor.values)
+    return values(tensor)
 
 
 def _apply(t: Tracer, node: Node, args: list[Arg | None], attrs: dict[str, Any]) -> list[View]:

@@ -20,7 +20,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnxprune.stored import copy_fields, subgraphs
+from onnxprune.stored import copy_fields, externalise, subgraphs
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # the library prints to stdout, where our results go
 
@@ -31,6 +31,7 @@ Tensor: TypeAlias = gs.Tensor
 Constant: TypeAlias = gs.Constant
 Variable: TypeAlias = gs.Variable
 
+_LARGE = 1 << 16  # bytes; smaller weights stay in the graph when it is split
 FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16)})
 _SAFE = FLOATS | {np.dtype(t) for t in ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")}
 _A = onnx.AttributeProto
@@ -70,7 +71,12 @@ class Model:
 
     def to_proto(self) -> onnx.ModelProto:
         """Export with everything that the original had beside its graph."""
-        return _export(self)
+        return _export(self, None)
+
+    def split(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
+        """Export with the large weights beside it, as arrays by name, and left out of it as external data: no copy of them."""
+        weights: dict[str, Array] = {}
+        return _export(self, weights), weights
 
     def constants(self) -> dict[str, Constant]:
         """Initializers by name, in order of first use."""
@@ -89,10 +95,9 @@ def from_proto(proto: onnx.ModelProto) -> Model:
     graph = gs.import_onnx(proto)
     given = {i.name for i in header.graph.input}
     graph.inputs = [t for t in graph.inputs if t.name in given]
-    origin = {next((o for o in n.output if o), ""): n for n in proto.graph.node}
+    origin = {next((o for o in n.output if o), ""): _essence(n) for n in proto.graph.node}
     for node in graph.nodes:
-        source = origin[next((t.name for t in node.outputs if t.name), "")]
-        for attr in source.attribute:
+        for attr in origin[next((t.name for t in node.outputs if t.name), "")].attribute:
             if _is_opaque(attr):
                 node.attrs.pop(attr.name, None)
     tensors = {t.name: t for t in proto.graph.initializer if t.name in captured}
@@ -114,6 +119,17 @@ def _header(proto: onnx.ModelProto) -> onnx.ModelProto:
     return header
 
 
+def _essence(node: onnx.NodeProto) -> onnx.NodeProto:
+    """What the graph view drops of a node, and Constants whole.
+
+    A message of its own: a reference to one field of the model would keep all of it in memory.
+    """
+    essence = onnx.NodeProto()
+    copy_fields(node, essence, "input", "output", "attribute", "domain")
+    essence.attribute.extend(a for a in node.attribute if _is_opaque(a) or node.op_type == "Constant")
+    return essence
+
+
 def _is_opaque(attr: onnx.AttributeProto) -> bool:
     empty = attr.type in _EMPTY_LISTS and not (attr.ints or attr.floats or attr.strings)
     return attr.type in _OPAQUE or empty
@@ -133,7 +149,7 @@ def _captured(graph: onnx.GraphProto) -> set[str]:
     return free
 
 
-def _export(model: Model) -> onnx.ModelProto:
+def _export(model: Model, weights: dict[str, Array] | None) -> onnx.ModelProto:
     """Nodes as onnx-graphsurgeon writes them; everything else from the header, and initializers with one copy of their data."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.header)
@@ -143,7 +159,7 @@ def _export(model: Model) -> onnx.ModelProto:
         _restore(g.node[-1], model.origin.get(next((o for o in g.node[-1].output if o), "")))
     constants = _outer_constants(model)
     for name, tensor in constants.items():
-        _write_tensor(g.initializer.add(), name, tensor)
+        _write_tensor(g.initializer.add(), name, tensor, weights)
     g.initializer.extend(t for name, t in model.captured_tensors.items() if name not in constants)
     alive = {o for n in g.node for o in n.output} | {t.name for t in g.initializer} | {i.name for i in g.input}
     annotations = [q for q in g.quantization_annotation if q.tensor_name in alive]
@@ -158,12 +174,19 @@ def _outer_constants(model: Model) -> dict[str, Constant]:
     return model.constants() | outputs
 
 
-def _write_tensor(target: onnx.TensorProto, name: str, tensor: Constant) -> None:
-    held = tensor._values  # loading what nobody has read would copy it
+def _write_tensor(target: onnx.TensorProto, name: str, tensor: Constant, weights: dict[str, Array] | None) -> None:
+    array = values(tensor) if weights is not None else None
+    if array is not None and weights is not None and array.nbytes >= _LARGE:
+        weights[name] = array
+        target.name, target.data_type = name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        target.dims.extend(array.shape)
+        externalise(target, "weights", 0, array.nbytes)
+        return
+    held = tensor._values
     if isinstance(held, LazyValues):
         target.CopyFrom(held.tensor)
         return
-    array = np.asarray(tensor.values)
+    array = np.asarray(held)
     target.name, target.data_type = name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     target.dims.extend(array.shape)
     target.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -202,10 +225,14 @@ def dtype_of(tensor: Tensor) -> np.dtype[Any] | None:
 
 
 def values(tensor: Tensor) -> Array | None:
-    """Array of an initializer; None for an activation and for element types that must not be touched."""
+    """Array of an initializer; None for an activation and for element types that must not be touched.
+
+    Read-only where the file's bytes are shown: they are read anew each time, so that weights are not held twice.
+    """
     if not is_constant(tensor) or dtype_of(tensor) is None:
         return None
-    array: Array = tensor.values
+    held = tensor._values
+    array: Array = onnx.numpy_helper.to_array(held.tensor) if isinstance(held, LazyValues) else held
     return array
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
@@ -18,6 +19,7 @@ from onnxprune.graph import FLOATS, Array, Constant, Model, Node, Variable, cons
 from onnxprune.rules import IN, Bracket, Contracted
 
 _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+HALF = frozenset({np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})
 
 
 def masked(analysis: Analysis, kept: Mask) -> Model:
@@ -102,13 +104,13 @@ def _bracket(model: Model, record: Bracket, gone: Array, taken: set[str]) -> Non
         model.graph.nodes.insert(at + 2, make_node("Gather", [inner, at_all], [y], axis=record.axis))
 
 
-def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with float16 and bfloat16 replaced by float32 (a copy), or the model itself where it holds neither.
+def widened(proto: onnx.ModelProto, weights: dict[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A split model with float16 and bfloat16 replaced by float32; the same objects where it holds neither.
 
     Differences of rounding would hide a wrong rewrite in half precision, and onnxruntime's CPU lacks most bfloat16 kernels.
     """
-    if not any(t.data_type in _HALF for t in proto.graph.initializer) and not _half_signature(proto):
-        return proto
+    if not has_half(proto):
+        return proto, weights
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
     g = wide.graph
@@ -124,14 +126,19 @@ def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
                 attr.i = TensorProto.FLOAT
             elif attr.type == onnx.AttributeProto.TENSOR:
                 _widen_tensor(attr.t)
-    return wide
+    return wide, {n: a.astype(np.float32) if a.dtype in HALF else a for n, a in weights.items()}
 
 
-def _half_signature(proto: onnx.ModelProto) -> bool:
-    return any(v.type.tensor_type.elem_type in _HALF for v in (*proto.graph.input, *proto.graph.output))
+def has_half(proto: onnx.ModelProto) -> bool:
+    """Whether parameters, inputs or outputs are of half precision."""
+    signature = (v.type.tensor_type.elem_type for v in (*proto.graph.input, *proto.graph.output))
+    return any(t.data_type in _HALF for t in proto.graph.initializer) or any(k in _HALF for k in signature)
 
 
 def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in _HALF:
-        array = numpy_helper.to_array(tensor).astype(np.float32)
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    if tensor.data_type not in _HALF:
+        return
+    if tensor.data_location == TensorProto.EXTERNAL:
+        tensor.data_type = TensorProto.FLOAT
+    else:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))

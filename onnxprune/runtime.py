@@ -132,11 +132,13 @@ def session(
     optimize: bool = False,
     threads: int | None = None,
     extra: Sequence[str] = (),
+    weights: Mapping[str, Array] | None = None,
     verbose: bool = False,
 ) -> Session:
     """Make a session on the CPU.
 
     model: a proto (not changed; of any size, since its weights are handed over in memory) or its bytes.
+    weights: arrays of the initializers that the proto leaves out as external data, as `graph.Model.split` gives them.
     optimize: fuse and fold as in production (default: run the graph as it is written).
     threads: of one operator; default: the CPUs that this process may use. extra: inner tensors of a proto to give as
     outputs too. verbose: let onnxruntime print warnings. Raises ModelError when onnxruntime does not load the model.
@@ -144,11 +146,16 @@ def session(
     options = _options(optimize, default_threads() if threads is None else threads, verbose)
     if isinstance(model, bytes):
         return _load(model, options)
-    light, weights = split_weights(model, "weights")
+    if weights is None:
+        light, moved = split_weights(model, "weights")
+        weights = {t.name: numpy_helper.to_array(t) for t in moved}
+    else:
+        light = ModelProto()
+        light.CopyFrom(model)
     light.graph.output.extend(ValueInfoProto(name=name) for name in extra)
-    values = [_to_value(numpy_helper.to_array(t)) for t in weights]  # must live until onnxruntime has its own copy
+    values = [_to_value(array) for array in weights.values()]  # must live until onnxruntime has its own copy
     if values:
-        options.add_external_initializers([t.name for t in weights], values)
+        options.add_external_initializers(list(weights), values)
     return _load(light.SerializeToString(), options)
 
 

@@ -89,13 +89,41 @@ def split_weights(proto: ModelProto, location: str) -> tuple[ModelProto, list[Te
         if size < _MIN_SPLIT or kind_name(tensor) not in _SPLIT or not tensor.HasField("raw_data"):
             light.graph.initializer.append(tensor)
             continue
-        entry = light.graph.initializer.add(data_location=TensorProto.EXTERNAL)
+        entry = light.graph.initializer.add()
         copy_fields(tensor, entry, "raw_data", "data_location", "external_data")
-        for key, value in (("location", location), ("offset", str(offset)), ("length", str(size))):
-            entry.external_data.add(key=key, value=value)
+        externalise(entry, location, offset, size)
         moved.append(tensor)
         offset += size + -size % PAGE
     return light, moved
+
+
+def file_bytes(proto: ModelProto) -> int:
+    """Bytes of the model as one file, without serialising its weights (`ByteSize` would)."""
+    outer, graph = ModelProto(), GraphProto()
+    copy_fields(proto, outer, "graph")
+    copy_fields(proto.graph, graph, "initializer")
+    inner = graph.ByteSize() + sum(_field(_tensor_bytes(t)) for t in proto.graph.initializer)
+    return int(outer.ByteSize()) + _field(inner)
+
+
+def _tensor_bytes(tensor: TensorProto) -> int:
+    if not tensor.HasField("raw_data"):
+        return int(tensor.ByteSize())
+    light = TensorProto()
+    copy_fields(tensor, light, "raw_data")
+    return int(light.ByteSize()) + _field(nbytes(tensor))
+
+
+def _field(size: int) -> int:
+    """Bytes of a length-delimited field of up to 15 as its number: tag, length, content."""
+    return 1 + max(1, -(-size.bit_length() // 7)) + size
+
+
+def externalise(entry: TensorProto, location: str, offset: int, size: int) -> None:
+    """Let a tensor without data say that its bytes are in a file."""
+    entry.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(size))):
+        entry.external_data.add(key=key, value=value)
 
 
 def copy_fields(source: Message, target: Message, *but: str) -> None:

@@ -16,8 +16,8 @@ from onnxprune import runtime
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.errors import ModelError, VerificationError
 from onnxprune.factors import Shape
-from onnxprune.graph import Array, Model
-from onnxprune.masking import masked, widened
+from onnxprune.graph import Array, Model, dtype_of
+from onnxprune.masking import HALF, masked, widened
 from onnxprune.shapes import skeleton
 
 TOLERANCE = 1e-4
@@ -54,32 +54,37 @@ def verify(
 
     Raises VerificationError, naming the first node that differs, where it is not: that is a bug of a rule.
     """
-    cut_proto = cut_model.to_proto()
     check(cut_model, analysis)
     names = comparable(cut_model, analysis)
-    original = analysis.model.to_proto()
-    inputs = {i.name: analysis.shapes[i.name] for i in original.graph.input if i.name in analysis.shapes}
-    feeds = runtime.random_inputs(widened(original), inputs, seed)
-    shrunk = _run(cut_proto, feeds, names)
-    if all(kept):
-        return Verification(0.0, False, "passed", names, _precision(original))
-    silenced = _run(masked(analysis, kept).to_proto(), feeds, names)
+    feeds = _inputs(analysis, seed)
+    shrunk = _run(cut_model, feeds, names)
+    if kept.all():
+        return Verification(0.0, False, "passed", names, _precision(analysis.model))
+    silenced = _run(masked(analysis, kept), feeds, names)
     error, worst = _error(silenced, shrunk)
     if not error <= tolerance:
-        _fail(analysis, kept, cut_proto, feeds, worst, error)
-    differs = _error(_run(original, feeds, names), silenced)[0] > 0
-    return Verification(error, differs, "passed", names, _precision(original))
+        _fail(analysis, kept, cut_model, feeds, worst, error)
+    differs = _error(_run(analysis.model, feeds, names), silenced)[0] > 0
+    return Verification(error, differs, "passed", names, _precision(analysis.model))
 
 
-def _precision(proto: onnx.ModelProto) -> str:
-    return "float32, widened from half precision" if widened(proto) is not proto else "as stored"
+def _inputs(analysis: Analysis, seed: int) -> dict[str, Array]:
+    """Random inputs for the widened model, of the shapes that the analysis assumed."""
+    header, _ = widened(analysis.model.header, {})
+    return runtime.random_inputs(header, analysis.shapes, seed)
 
 
-def _run(proto: onnx.ModelProto, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+def _precision(model: Model) -> str:
+    halves = any(dtype_of(c) in HALF for c in model.constants().values())
+    return "float32, widened from half precision" if halves else "as stored"
+
+
+def _run(model: Model, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
     """Outputs `names` (graph outputs or tapped tensors) of one run; the session is gone afterwards."""
-    wide = widened(proto)
-    known = {o.name for o in wide.graph.output}
-    return runtime.session(wide, extra=[n for n in names if n not in known]).run(feeds, list(names))
+    light, weights = widened(*model.split())
+    known = {o.name for o in light.graph.output}
+    extra = [n for n in names if n not in known]
+    return runtime.session(light, weights=weights, extra=extra).run(feeds, list(names))
 
 
 def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:
@@ -123,15 +128,15 @@ def relative_error(reference: Array, other: Array) -> float:
 
 
 def _fail(
-    analysis: Analysis, kept: Mask, cut_proto: onnx.ModelProto, feeds: Mapping[str, Array], worst: str, error: float
+    analysis: Analysis, kept: Mask, cut_model: Model, feeds: Mapping[str, Array], worst: str, error: float
 ) -> None:
     """Name the first node whose output differs, then raise."""
     views = analysis.trace.trace.views
     names = tuple(o.name for n in analysis.model.graph.nodes for o in n.outputs if o.name and not views.get(o.name))
     culprit = worst
     try:
-        reference = _run(masked(analysis, kept).to_proto(), feeds, names)
-        other = _run(cut_proto, feeds, names)
+        reference = _run(masked(analysis, kept), feeds, names)
+        other = _run(cut_model, feeds, names)
         culprit = next((n for n in names if relative_error(reference[n], other[n]) > error / 10), worst)
     except ModelError:  # a tensor that cannot be an output: the graph output names the fault well enough
         pass

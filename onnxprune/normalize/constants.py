@@ -22,6 +22,7 @@ def constants_to_initializers(model: Model) -> int:
         array = _value(model.origin[node.outputs[0].name])
         if array is not None:
             to_constant(node.outputs[0], array)
+            del model.origin[node.outputs[0].name]
             done.append(node)
     if done:
         drop(model, done)

@@ -38,9 +38,8 @@ class End(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """Movement nodes between a root and its ends; nothing else reads what is in between."""
+    """Movement nodes, the first one first, and their ends; nothing else reads what is in between."""
 
-    root: Tensor
     nodes: list[Node]
     ends: list[End]
 
@@ -109,7 +108,7 @@ def _find(start: Node, keep: frozenset[str], facts: Facts) -> Chain | None:
 
 def _explore(start: Node, keep: frozenset[str], image: Image, probe: Probe | None, is_end: IsEnd) -> Chain | None:
     """Follow the positions until every branch has come to an end; None where one leads out of the chain."""
-    chain = Chain(start.inputs[0], [], [])
+    chain = Chain([], [])
     pending = [(start, image)]
     while pending:
         node, image = pending.pop()
@@ -192,6 +191,7 @@ def _rewrite(model: Model, chains: dict[int, Chain], gone: set[int]) -> None:
 
 
 def _gathers(chain: Chain, taken: set[str], names: set[str]) -> list[Node]:
+    root = chain.nodes[0].inputs[0]  # by now: a chain before this one may have been bypassed
     producers = [end.tensor.inputs[0].name for end in chain.ends]
     for node in chain.nodes:
         node.inputs.clear()
@@ -199,9 +199,9 @@ def _gathers(chain: Chain, taken: set[str], names: set[str]) -> list[Node]:
     gathers = []
     for end, producer in zip(chain.ends, producers, strict=True):
         if not end.indices:
-            replace(end.tensor, chain.root)
+            replace(end.tensor, root)
             continue
         indices = constant(fresh_name(f"{end.tensor.name}_indices", taken), np.asarray(end.indices, np.int64))
         name = fresh_name(producer, names) if producer else ""
-        gathers.append(make_node("Gather", [chain.root, indices], [end.tensor], name, axis=end.axis))
+        gathers.append(make_node("Gather", [root, indices], [end.tensor], name, axis=end.axis))
     return gathers

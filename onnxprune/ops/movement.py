@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune import factors
 from onnxprune.factors import EMPTY, Factor, Shape, View, raise_rank, support, volume
-from onnxprune.graph import Node
+from onnxprune.graph import Node, values
 from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
 
 
@@ -97,7 +97,10 @@ def shape(t: Tracer, data: Arg, *, start: int = 0, end: int | None = None) -> Vi
     """Sizes read at run time: harmless where only axes that no factor varies along are picked out of them."""
     axes = range(data.rank)[start:end]
     live = {a for f in data.view for a in axes if f.shape[a] > 1}
-    picked = [_picked(n, len(axes)) for n in t.node.outputs[0].outputs]
+    model, output = t.trace.model, t.node.outputs[0]
+    picked = [_picked(n, len(axes)) for n in output.outputs]
+    if output.name in model.captured or any(o.name == output.name for o in model.graph.outputs):
+        picked.append(None)
     if live and (not picked or any(p is None or live.intersection(axes[i] for i in p) for p in picked)):
         t.freeze(data.view, "its size is read at run time")
     t.name(*data.view)
@@ -106,10 +109,10 @@ def shape(t: Tracer, data: Arg, *, start: int = 0, end: int | None = None) -> Vi
 
 def _picked(node: Node, rank: int) -> list[int] | None:
     """Which elements of a shape a Gather or a Slice with constants reads; None where that is not known."""
-    given = [getattr(i, "values", None) for i in node.inputs[1:]]
-    if not given or any(g is None for g in given) or node.attrs.get("axis", 0) != 0:
+    given = [values(i) for i in node.inputs[1:]]
+    numbers = [[int(v) for v in g.reshape(-1)] for g in given if g is not None]
+    if not given or len(numbers) < len(given) or node.attrs.get("axis", 0) != 0:
         return None
-    numbers = [[int(v) for v in g.reshape(-1)] for g in given]
     if node.op == "Gather":
         return numbers[0]
     if node.op != "Slice" or len(numbers[0]) != 1:

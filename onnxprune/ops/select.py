@@ -9,6 +9,7 @@ import numpy as np
 from onnxprune import factors
 from onnxprune.analysis import Mask
 from onnxprune.factors import EMPTY, Factor, View, along, support
+from onnxprune.ops.normalization import observed
 from onnxprune.rules import Arg, Kept, Refuse, Tracer, components, rule
 
 
@@ -131,6 +132,9 @@ def gather(t: Tracer, data: Arg, indices: Arg, *, axis: int = 0) -> View:
     rank = len(indices.shape)
     if not any(f.shape[axis] > 1 for f in data.view):
         return tuple(factors.take(f, np.zeros((1,) * rank, np.int64), axis) for f in data.view)
+    if indices.value is None:
+        kept = observed(t, data, (axis,), "its indices are computed at run time")
+        return tuple(factors.take(f, np.zeros((1,) * rank, np.int64), axis) for f in kept)
     index = np.array(indices.ints("indices"), np.int64).reshape(indices.shape) % data.shape[axis]
     if rank == 0:
         return _pick(t, data, int(index), axis)

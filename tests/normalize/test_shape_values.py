@@ -16,7 +16,7 @@ BECOME_CONSTANT = {
     "all sizes are known": (
         """g (float[2,6,4] x) => (float[a,b] y) <int64[1] z = {0}, int64[1] two = {2}, int64[1] m = {-1}> {
         s = Shape(x) h = Slice(s, z, two) p = ReduceProd<keepdims = 1>(h) t = Concat<axis = 0>(p, m) y = Reshape(x, t) }""",
-        {"t": [12, 4]},
+        {"t": [12, -1]},
     ),
     "batch kept, channels merged": (
         f"""{MATRIX} <{INDICES}> {{
