@@ -33,7 +33,9 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A count that is `factor` times the number of kept positions in each of `dims` (MACs of a layer, elements of a tensor)."""
+    """A count that is `factor` times the number of kept positions in each of `dims` (MACs of a layer, elements of a
+    tensor).
+    """
 
     factor: int
     dims: tuple[Labels, ...]

@@ -118,8 +118,9 @@ def compress(
 ) -> Result:
     """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
 
-    model: a path or a ModelProto (not modified). flops, params, size: the fraction to keep, (0, 1], of the cleaned model;
-    exactly one is given. method: a criterion of `onnxprune.criteria.NAMES`. min_keep: least share of every group.
+    model: a path or a ModelProto (not modified). flops, params, size: the fraction to keep, (0, 1], of the cleaned
+    model; exactly one is given. method: a criterion of `onnxprune.criteria.NAMES`. min_keep: least share of every
+    group.
     align: widths stay multiples of it. keep: patterns of node or parameter names whose layers are left alone.
     inexact: also remove what LayerNorm and the like renormalise. best_effort: take the nearest reachable value.
     seed: of the criterion `random` and of the verification's inputs. input_shapes: concrete input sizes where symbolic.
@@ -253,7 +254,9 @@ def _chosen(analysis: Analysis, options: Options, clock: Clock) -> tuple[Allocat
 
 
 def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
-    """[classes + 1] bool: the classes of layers that `--keep` names. Raises UsageError for a pattern that names nothing."""
+    """[classes + 1] bool: the classes of layers that `--keep` names. Raises UsageError for a pattern that names
+    nothing.
+    """
     mask = np.zeros(analysis.classes + 1, bool)
     names = [(n, [t.name for t in n.inputs]) for n in analysis.model.graph.nodes]
     for pattern in patterns:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from math import prod
 from typing import Any
@@ -59,6 +60,7 @@ def _visit(trace: Trace, node: Node, index: int) -> None:
     names = [o.name for o in node.outputs]
     t = Tracer(trace, node, index, [trace.shapes.get(n) for n in names])
     args, attrs = _arguments(trace, node)
+    args = _apart(t, args)
     try:
         result = _apply(t, node, args, attrs)
     except Refuse as refusal:
@@ -81,6 +83,30 @@ def _arguments(trace: Trace, node: Node) -> tuple[list[Arg | None], dict[str, An
         else ([t if t.name else None for t in node.inputs], dict(node.attrs))
     )
     return [_argument(trace, i) for i in inputs], attrs
+
+
+def _apart(t: Tracer, args: list[Arg | None]) -> list[Arg | None]:
+    """The inputs with atoms of its own on every axis: the same ones twice would hide that the rule forgets one of the axes.
+
+    Parameters keep theirs, for what the rule notes about them.
+    """
+    out = list(args)
+    for i, arg in sorted(enumerate(args), key=lambda item: item[1] is None or not item[1].param):
+        if arg is not None and arg.view:
+            out[i] = replace(arg, view=tuple(_renamed(t, f) for f in arg.view))
+    return out
+
+
+def _renamed(t: Tracer, factor: Factor) -> Factor:
+    """The factor, or one of fresh atoms tied to its own if another input or axis of the node has one of them."""
+    stamp, mark = t.trace.stamp, -2 - t.index
+    if not ((stamp[factor] == mark) & (factor > 0)).any():
+        stamp[factor] = mark
+        return factor
+    atoms, where = np.unique(factor, return_inverse=True)
+    fresh = t.fresh(atoms.size)
+    t.trace.tie(fresh, atoms, t.label, "it reads the same positions twice")
+    return fresh[where].reshape(factor.shape)
 
 
 def _argument(trace: Trace, source: Tensor | Array | None) -> Arg | None:

@@ -1,9 +1,10 @@
 """The algebra of factors: how the atoms of a tensor's positions move through ops that only move data.
 
-A *factor* is an int32 array of a tensor's rank, of size 1 on the axes along which it does not vary; each entry is an atom.
-A *view* is a tuple of factors. The position [i, j, ...] of the tensor is removed as soon as the atom of any of its factors
-is. Axes that no factor varies along are frozen or dynamic, and cost nothing. A movement op on a tensor is the same numpy
-op on each of its factors. Atom 0 is frozen; a factor of zeros only says nothing, and views do not hold it.
+A *factor* is an int32 array of a tensor's rank, of size 1 on the axes along which it does not vary; each entry is an
+atom. A *view* is a tuple of factors. The position [i, j, ...] of the tensor is removed as soon as the atom of any of
+its factors is. Axes that no factor varies along are frozen or dynamic, and cost nothing. A movement op on a tensor is
+the same numpy op on each of its factors. Atom 0 is frozen; a factor of zeros only says nothing, and views do not hold
+it.
 """
 
 from __future__ import annotations
@@ -114,7 +115,9 @@ def tile(factor: Factor, repeats: Sequence[int]) -> Factor:
 
 
 def concat(parts: Sequence[Factor | None], sizes: Sequence[int], axis: int, others: Shape) -> Factor:
-    """y = concat(parts, axis); a part that is None is frozen. `others`: the shape of the result's other axes (1 = no variation)."""
+    """y = concat(parts, axis); a part that is None is frozen. `others`: the shape of the result's other axes (1 = no
+    variation).
+    """
     arrays = []
     for part, size in zip(parts, sizes, strict=True):
         shape = (*others[:axis], size, *others[axis + 1 :])

@@ -1,7 +1,7 @@
 """The graph view: onnx-graphsurgeon, and what it forgets on a round trip.
 
-The only module that imports onnx-graphsurgeon. A `Model` holds a `gs.Graph` (its nodes and tensors are edited in place by
-the passes and by the cut) beside the *header*: all that the library drops on export (metadata, doc strings, domain,
+The only module that imports onnx-graphsurgeon. A `Model` holds a `gs.Graph` (its nodes and tensors are edited in place
+by the passes and by the cut) beside the *header*: all that the library drops on export (metadata, doc strings, domain,
 subgraph bodies, attribute kinds it does not know, the exact graph inputs and outputs) and that `to_proto` puts back.
 """
 
@@ -46,10 +46,10 @@ _EMPTY_LISTS = frozenset({_A.INTS, _A.FLOATS, _A.STRINGS})
 class Model:
     """A graph to edit and what is needed to write it back.
 
-    graph: nodes, tensors, inputs and outputs; header: the original without nodes, initializers and value_info;
-    origin: output name -> original NodeProto; captured: names that If/Loop/Scan bodies read from the outer graph;
-    captured_tensors: the initializers among them; described: whether the file gave shapes of inner tensors (value_info);
-    notes: what normalisation did, for the report.
+    graph: nodes, tensors, inputs and outputs; header: the original without nodes, initializers and value_info; origin:
+    output name -> original NodeProto; captured: names that If/Loop/Scan bodies read from the outer graph;
+    captured_tensors: the initializers among them; described: whether the file gave shapes of inner tensors
+    (value_info); notes: what normalisation did, for the report.
     """
 
     graph: Graph
@@ -74,7 +74,9 @@ class Model:
         return _export(self, None)
 
     def split(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
-        """Export with the large weights beside it, as arrays by name, and left out of it as external data: no copy of them."""
+        """Export with the large weights beside it, as arrays by name, and left out of it as external data: no copy of
+        them.
+        """
         weights: dict[str, Array] = {}
         return _export(self, weights), weights
 
@@ -150,7 +152,9 @@ def _captured(graph: onnx.GraphProto) -> set[str]:
 
 
 def _export(model: Model, weights: dict[str, Array] | None) -> onnx.ModelProto:
-    """Nodes as onnx-graphsurgeon writes them; everything else from the header, and initializers with one copy of their data."""
+    """Nodes as onnx-graphsurgeon writes them; everything else from the header, and initializers with one copy of their
+    data.
+    """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.header)
     g = proto.graph

@@ -1,8 +1,9 @@
 """The masked original: what the cut model must equal, built without cutting anything.
 
-The columns of whoever reads a removed position are zeroed. Producers and vectors keep their values, so that anything which
-leaks is seen (and because filters of zeros can divide zero by zero where the original does not). Sums over activations get
-an explicit mask. Renormalising nodes are bracketed: they run on the kept positions only, independently of the cut.
+The columns of whoever reads a removed position are zeroed. Producers and vectors keep their values, so that anything
+which leaks is seen (and because filters of zeros can divide zero by zero where the original does not). Sums over
+activations get an explicit mask. Renormalising nodes are bracketed: they run on the kept positions only, independently
+of the cut.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def _bracket(model: Model, record: Bracket, gone: Array, taken: set[str]) -> Non
 def widened(proto: onnx.ModelProto, weights: dict[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """A split model with float16 and bfloat16 replaced by float32; the same objects where it holds neither.
 
-    Differences of rounding would hide a wrong rewrite in half precision, and onnxruntime's CPU lacks most bfloat16 kernels.
+    Differences of rounding would hide a wrong rewrite in half precision, and onnxruntime's CPU lacks most bfloat16
+    kernels.
     """
     if not has_half(proto):
         return proto, weights

@@ -24,7 +24,9 @@ class Forest:
 
 
 def forest(trace: Trace, root: int = 0, among: NDArray[np.bool_] | None = None) -> Forest:
-    """Breadth-first tree of the ties from atom `root` (0: towards what is frozen); `among`: [atoms] bool, where to look."""
+    """Breadth-first tree of the ties from atom `root` (0: towards what is frozen); `among`: [atoms] bool, where to
+    look.
+    """
     a, b, reason = _edges(trace, among)
     n = trace.count
     order = np.concatenate([a, b]), np.concatenate([b, a])

@@ -303,7 +303,11 @@ class Tracer:
     def _hindrance(self, inside: list[list[Factor]], sizes: list[set[int]], axes: set[int]) -> int:
         """The axis to give up: one that some operand cannot vary along where others do, or else the shortest."""
         shared = [a for a in sorted(axes) if sum(a in s for s in sizes) > 1]
-        able = {a for a in shared if all(any(f.shape[a] > 1 for f in fs) for fs, s in zip(inside, sizes, strict=True) if a in s)}
+        able = {
+            a
+            for a in shared
+            if all(any(f.shape[a] > 1 for f in fs) for fs, s in zip(inside, sizes, strict=True) if a in s)
+        }
         length = {a: max(f.shape[a] for fs in inside for f in fs) for a in axes}
         return next((a for a in shared if a not in able), min(sorted(axes), key=length.__getitem__))
 

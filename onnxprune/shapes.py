@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
-from onnxprune.errors import DataError, ModelError, UsageError
+from onnxprune.errors import DataError, ModelError, ResourceError, UsageError
+from onnxprune.files import MAX_BYTES
 from onnxprune.graph import Constant, Model, Node, dtype_of, is_constant, shape_of, values
 from onnxprune.runtime import random_inputs, session
 from onnxprune.symbolic import interpret
@@ -38,7 +39,8 @@ def concrete_shapes(model: Model, input_shapes: Mapping[str, Shape] | None = Non
 
     input_shapes: full shape of the inputs that need one; a symbolic batch size (first dimension) is 1 unless given, and
     a symbol takes the size that it has in another input that is given. A tensor whose shape cannot be found is left
-    out. Raises UsageError where a size is missing, contradicts the model, or names no input.
+    out. Raises UsageError where a size is missing, contradicts the model, or names no input; ResourceError where a
+    tensor would not fit into memory.
     """
     inputs = _input_shapes(model, input_shapes or {})
     proto = skeleton(model)
@@ -50,9 +52,21 @@ def concrete_shapes(model: Model, input_shapes: Mapping[str, Shape] | None = Non
     for find in (_inferred, _followed):
         if wanted - shapes.keys():
             shapes |= find(proto)
+    _refuse_giants(shapes)
     if wanted - shapes.keys():
         shapes |= _run(model, inputs, wanted - shapes.keys())
     return shapes
+
+
+def _refuse_giants(shapes: Mapping[str, Shape]) -> None:
+    """A file of a hundred bytes can ask for a terabyte: refuse before anything is run."""
+    name = max(shapes, key=lambda n: prod(shapes[n]), default="")
+    if name and 4 * prod(shapes[name]) > MAX_BYTES:
+        size = f"{4 * prod(shapes[name]) / 2**30:.0f} GB"
+        raise ResourceError(
+            f"tensor {name!r} of shape {_text(shapes[name])} would need {size} to run; the limit is {MAX_BYTES >> 30} GB. "
+            "If the model is what you think it is, try a smaller --input-shape"
+        )
 
 
 def _input_shapes(model: Model, given: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -1,6 +1,7 @@
 """The check that runs on every model written: the cut model must equal the masked original, and be a valid model.
 
-Source of the method: a structured cut is correct iff it computes what the original computes with the removed slices silenced.
+Source of the method: a structured cut is correct iff it computes what the original computes with the removed slices
+silenced.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from onnxprune.shapes import skeleton
 
 TOLERANCE = 1e-4
 OURS = "Nothing was written; this is a bug of onnxprune, please report it"
+_SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh", "Clip"})
 _OPS_WITH_INDICES = frozenset({"ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "NonZero", "Unique", "Multinomial"})
 _OPS_AT_RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -32,8 +34,8 @@ _OPS_AT_RANDOM = frozenset(
 class Verification:
     """Outcome of the masking oracle.
 
-    relative_error: largest difference between the cut model and the masked original, relative to the largest magnitude of
-    that output. masked_differs: whether silencing changed the outputs at all (if not, the check says little).
+    relative_error: largest difference between the cut model and the masked original, relative to the largest magnitude
+    of that output. masked_differs: whether silencing changed the outputs at all (if not, the check says little).
     checker: "passed". compared: names of the tensors compared. precision: what both ran in.
     """
 
@@ -88,9 +90,10 @@ def _run(model: Model, feeds: Mapping[str, Array], names: tuple[str, ...]) -> di
 
 
 def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:
-    """Graph outputs that do not depend on an index or a random number, and the tensors from which indices are computed.
+    """Graph outputs that do not depend on an index or a random number, and the tensors from which some were computed.
 
-    Float noise can flip an ArgMax; what it read is compared in its place.
+    Float noise can flip an ArgMax: what it read is compared in its place. A Softmax saturates on random inputs and hides
+    differences: what a squashing output was computed from is compared too.
     """
     tainted: set[str] = set()
     taps: list[str] = []
@@ -101,19 +104,25 @@ def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:
         if node.op in _OPS_WITH_INDICES | _OPS_AT_RANDOM or tainted.intersection(ins):
             tainted.update(o.name for o in node.outputs)
     outputs = [o.name for o in model.graph.outputs]
+    squashed = [n.inputs[0].name for o in model.graph.outputs for n in o.inputs if n.op in _SQUASHING]
+    taps += [n for n in squashed if n not in tainted and not analysis.trace.trace.views.get(n)]
     names = list(dict.fromkeys([o for o in outputs if o not in tainted] + taps))
     return tuple(names or outputs)
 
 
 def _error(reference: Mapping[str, Array], other: Mapping[str, Array]) -> tuple[float, str]:
-    """Largest relative difference over all tensors, and where it is; infinite where shapes differ or NaN appears in one only."""
+    """Largest relative difference over all tensors, and where it is; infinite where shapes differ or NaN appears in one
+    only.
+    """
     errors = {n: relative_error(reference[n], other[n]) for n in reference}
     worst = max(errors, key=lambda n: errors[n], default="")
     return errors.get(worst, 0.0), worst
 
 
 def relative_error(reference: Array, other: Array) -> float:
-    """max |a - b| / max |a| over finite entries; infinite where shapes or non-finite entries differ, or nothing is finite."""
+    """max |a - b| / max |a| over finite entries; infinite where shapes or non-finite entries differ, or nothing is
+    finite.
+    """
     if reference.shape != other.shape:
         return float("inf")
     if reference.size == 0:
@@ -163,7 +172,9 @@ def check(cut_model: Model, analysis: Analysis) -> None:
 
 
 def _problem(model: Model, shapes: Mapping[str, Shape]) -> str:
-    """What the checker says, "" for nothing. Weights are shown to it by their shapes alone: there may be gigabytes of them."""
+    """What the checker says, "" for nothing. Weights are shown to it by their shapes alone: there may be gigabytes of
+    them.
+    """
     proto = skeleton(model)
     proto.graph.ClearField("output")
     proto.graph.output.extend(model.header.graph.output)

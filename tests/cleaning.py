@@ -53,7 +53,9 @@ def assert_equal_outputs(before, after, batches=(1, 3)):
         for name, array in want.items():
             scale = np.abs(np.asarray(array, np.float64)).max(initial=1e-30)
             assert array.shape == got[name].shape
-            assert np.abs(np.asarray(array, np.float64) - np.asarray(got[name], np.float64)).max(initial=0) <= 1e-5 * scale
+            assert (
+                np.abs(np.asarray(array, np.float64) - np.asarray(got[name], np.float64)).max(initial=0) <= 1e-5 * scale
+            )
 
 
 def cleaned(proto, *, run=True, batches=(1, 3), **options):

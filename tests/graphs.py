@@ -53,7 +53,7 @@ def _values(info, rng):
     shape = tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
     dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
     if dtype.kind in "iu":
-        return rng.integers(-4 if dtype.kind == "i" else 0, 5, shape).astype(dtype)
+        return rng.integers(-100 if dtype.kind == "i" else 0, 100, shape).astype(dtype)
     values = rng.standard_normal(shape)
     return (np.abs(values) + 0.5 if info.name.startswith(("var", "scale")) else values).astype(dtype)
 

@@ -2,12 +2,11 @@
 
 Usage: python tools/bench_core.py ZOO [--peer torch-pruning=PYTHON] [--peer onnxsim=PYTHON] [--repeats 5] [--keep 0.5]
 
-ZOO holds NAME.legacy.onnx as tools/zoo_export.py writes them. Measured, medians over the repeats:
-  process   `onnxprune compress --flops 0.5` from process start to file written, wall seconds and peak memory
-  analysis  model in memory to classes (normalise, shapes, couple)
-  step      model in memory to cut model in memory (analysis, score, allocate, cut, export), without verification, one thread
-  peers     the same step in their own environments (tools/peers), one thread
-A synthetic chain of 10,000 nodes shows that cost is linear in the size of the graph.
+ZOO holds NAME.legacy.onnx as tools/zoo_export.py writes them. Measured, medians over the repeats: process   `onnxprune
+compress --flops 0.5` from process start to file written, wall seconds and peak memory analysis  model in memory to
+classes (normalise, shapes, couple) step      model in memory to cut model in memory (analysis, score, allocate, cut,
+export), without verification, one thread peers     the same step in their own environments (tools/peers), one thread A
+synthetic chain of 10,000 nodes shows that cost is linear in the size of the graph.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Usage: python tools/zoo.py FOLDER [FOLDER ...] [--only PATTERN] [--again]     (exports: tools/zoo_export.py)
 
-Each model is compressed in a process of its own at `--flops 0.5 --align 1`, `--flops 0.5 --align 8` and
-`--flops 0.2 --best-effort --align 1`. The journal makes a run resumable: what it holds is not run again without --again.
+Each model is compressed in a process of its own at `--flops 0.5 --align 1`, `--flops 0.5 --align 8`,
+`--flops 0.2 --best-effort --align 1` and, where there are inexact classes, `--flops 0.5 --inexact --best-effort --align 1`. The journal makes a run resumable: what it holds is not run again without --again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "0.5": {"flops": 0.5, "align": 1},
     "0.5/8": {"flops": 0.5, "align": 8},
     "0.2": {"flops": 0.2, "align": 1, "best_effort": True},
+    "inexact": {"flops": 0.5, "align": 1, "best_effort": True, "inexact": True},
 }
 LIMIT = 1200  # seconds per model
 
@@ -48,6 +49,8 @@ def one(path: str, shape: str) -> dict[str, Any]:
     }
     del analysis
     for name, options in RUNS.items():
+        if name == "inexact" and not row["inexact"]:
+            continue
         try:
             report = compress(path, input_shapes=shapes, **options).report
             row["macs"] = report.original.macs
@@ -109,11 +112,9 @@ def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     if "failed" in row:
         return f"| {row['file']} | FAILED: {row['failed']} |"
-    cells = []
-    for run in row["runs"].values():
-        cells.append(f"FAILED {run['failed'][:80]}" if "failed" in run else f"{run['kept']:.4f}")
+    cells = [_cell(row["runs"].get(name)) for name in RUNS]
     good = [r for r in row["runs"].values() if "failed" not in r]
-    reachable = f"{good[-1]['reachable']:.3f}" if good else "-"
+    reachable = f"{row['runs']['0.2']['reachable']:.3f}" if "reachable" in row["runs"]["0.2"] else "-"
     error = f"{max((r['error'] for r in good), default=float('nan')):.1e}"
     differs = "" if all(r["differs"] for r in good) else " (vacuous)"
     reasons = "; ".join(f"{n} {why}" for n, why in row["reasons"])
@@ -123,6 +124,12 @@ def line(row: dict[str, Any]) -> str:
     )
     macs = f"{row.get('macs', 0) / 1e6:.1f}"
     return f"| {row['file']} | {macs} | {' | '.join(cells)} | {reachable} | {error}{differs} | {shares} | {reasons} | {seconds} |"
+
+
+def _cell(run: dict[str, Any] | None) -> str:
+    if run is None:
+        return "-"
+    return f"FAILED {run['failed'][:80]}" if "failed" in run else f"{run['kept']:.4f}"
 
 
 def write(journal: Path, table: Path) -> None:
@@ -137,9 +144,9 @@ def write(journal: Path, table: Path) -> None:
         "Kept: share of the MACs. Reachable: the smallest share at floors of 10 %. Error: masking oracle, largest of the runs,"
         " relative. Largest: filters in the largest class. Seconds: analysis alone / slowest compression, process start excluded.",
         "",
-        "| model | MMACs | 0.5 | 0.5, align 8 | 0.2 best effort | reachable | error | classes | largest | inexact | frozen filters"
+        "| model | MMACs | 0.5 | 0.5, align 8 | 0.2 best effort | 0.5 inexact | reachable | error | classes | largest | inexact | frozen filters"
         " | why frozen | seconds |",
-        "|--|--|--|--|--|--|--|--|--|--|--|--|--|",
+        "|--|--|--|--|--|--|--|--|--|--|--|--|--|--|",
     ]
     table.write_text("\n".join(head + [line(r) for r in found]) + "\n", encoding="utf-8")
 

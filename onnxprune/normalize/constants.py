@@ -36,4 +36,3 @@ def _value(node: onnx.NodeProto) -> Array | None:
         return numpy_helper.to_array(attr.t) if attr.t.data_type in SAFE else None
     dtype = _NUMBERS.get(attr.name)
     return None if dtype is None else np.asarray(onnx.helper.get_attribute_value(attr), dtype)
-

@@ -12,5 +12,7 @@ def export(model: Model) -> onnx.ModelProto:
     """Write a model back; stale shapes never survive, and none are added to a file that had none."""
     proto = model.to_proto()
     if model.described:
-        proto.graph.value_info.extend(onnx.shape_inference.infer_shapes(skeleton(model)).graph.value_info)
+        inferred = onnx.shape_inference.infer_shapes(skeleton(model)).graph.value_info
+        outputs = {o.name for o in proto.graph.output}
+        proto.graph.value_info.extend(v for v in inferred if v.name not in outputs)
     return proto

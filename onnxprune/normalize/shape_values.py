@@ -1,7 +1,8 @@
 """Shape arithmetic whose result is certain, whatever the batch size, becomes constants.
 
 A value that is known in full becomes an initializer; the target of a Reshape or Expand becomes one when -1, 0 or 1 can
-stand where a dynamic size is. The nodes that computed it are then dead.
+stand where a dynamic size is, and the sizes of a Resize become scales where the dynamic sizes are kept. The nodes that
+computed them are then dead.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import helper
 
-from onnxprune.graph import Array, Model, Node, Tensor, constant, fresh_name, is_constant
+from onnxprune.graph import Array, Constant, Model, Node, Tensor, constant, fresh_name, is_constant
 from onnxprune.normalize.edit import drop, has_body, is_standard, protected, to_constant
 from onnxprune.sizes import Dims, Element, Size, divide, known, volume
 from onnxprune.symbolic import Facts
+
+_OPERAND = {"Reshape": 1, "Expand": 1, "Resize": 3}  # where the computed shape comes in
 
 
 def fix_shape_values(model: Model, follow: Callable[[], Facts]) -> int:
@@ -28,13 +31,21 @@ def fix_shape_values(model: Model, follow: Callable[[], Facts]) -> int:
     done = _fix_values(model, facts)
     taken = model.names()
     for node in model.graph.nodes:
-        if node.op in ("Reshape", "Expand") and is_standard(node) and not is_constant(node.inputs[1]):
-            target = _target(node, facts)
-            if target is not None:
-                name = fresh_name(f"{node.outputs[0].name}_shape", taken)
-                node.inputs[1] = constant(name, np.asarray(target, np.int64))
+        index = _OPERAND.get(node.op, len(node.inputs))
+        if index < len(node.inputs) and is_standard(node) and not is_constant(node.inputs[index]):
+            array = _target(node, node.inputs[index], facts)
+            if array is not None:
+                _set_target(node, constant(fresh_name(f"{node.outputs[0].name}_shape", taken), array))
                 done += 1
     return done
+
+
+def _set_target(node: Node, target: Constant) -> None:
+    if node.op == "Resize":  # scales instead of sizes
+        node.inputs.pop()
+        node.inputs[2] = target
+    else:
+        node.inputs[1] = target
 
 
 def _fix_values(model: Model, facts: Facts) -> int:
@@ -63,14 +74,40 @@ def _array(tensor: Tensor, facts: Facts) -> Array | None:
     return value.astype(helper.tensor_dtype_to_np_dtype(facts.types[tensor.name].tensor_type.elem_type))
 
 
-def _target(node: Node, facts: Facts) -> list[int] | None:
+def _target(node: Node, computed: Tensor, facts: Facts) -> Array | None:
     """A constant that does what the computed target does; None where that is not certain."""
-    value, dims = facts.values.get(node.inputs[1].name), facts.shapes.get(node.inputs[0].name)
+    value, dims = facts.values.get(computed.name), facts.shapes.get(node.inputs[0].name)
     if value is None or dims is None:
         return None
+    if node.op == "Resize":
+        scales = None if _SPECIAL & node.attrs.keys() else resize_scales(dims, value.tolist())
+        return None if scales is None else np.asarray(scales, np.float32)
     if node.op == "Expand":
-        return expand_target(dims, value.tolist())
-    return reshape_target(dims, value.tolist(), bool(node.attrs.get("allowzero", 0)))
+        found = expand_target(dims, value.tolist())
+    else:
+        found = reshape_target(dims, value.tolist(), bool(node.attrs.get("allowzero", 0)))
+    return None if found is None else np.asarray(found, np.int64)
+
+
+_SPECIAL = {"axes", "keep_aspect_ratio_policy"}  # of a Resize whose sizes mean something else
+
+
+def resize_scales(dims: Dims, target: Sequence[Element]) -> list[float] | None:
+    """Scales of a Resize to these sizes, exactly as onnxruntime derives them; None where they would not lead back."""
+    if len(dims) != len(target):
+        return None
+    scales: list[float] = []
+    for d, t in zip(dims, target, strict=True):
+        if isinstance(d, int) and isinstance(t, int) and d > 0:
+            scale = np.float32(t) / np.float32(d)
+            if int(np.float32(d) * scale) != t or int(d * float(scale)) != t:  # onnxruntime's arithmetic, and onnx's
+                return None
+            scales.append(float(scale))
+        elif d is not None and d == t:
+            scales.append(1.0)
+        else:
+            return None
+    return scales
 
 
 def reshape_target(dims: Dims, target: Sequence[Element], allowzero: bool) -> list[int] | None:

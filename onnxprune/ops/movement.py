@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from onnxprune import factors
-from onnxprune.factors import EMPTY, Factor, Shape, View, raise_rank, support, volume
+from onnxprune.factors import EMPTY, Factor, Shape, View, along, raise_rank, support, volume
 from onnxprune.graph import Node, values
 from onnxprune.rules import Arg, Kept, Refuse, Tracer, rule
+
+_COPIES = 1 << 16  # longer axes that Expand makes are not channels
 
 
 @rule("Reshape")
@@ -53,23 +55,21 @@ def transpose(t: Tracer, data: Arg, *, perm: list[int] | None = None) -> View:
 
 @rule("Expand")
 def expand(t: Tracer, input: Arg, shape: Arg) -> View:
-    """y = x broadcast to `shape`: new axes do not vary."""
-    if not input.view:
-        return EMPTY
+    """y = x broadcast to `shape`: positions on a new axis are copies, and leave with whatever they are combined with."""
     y = tuple(raise_rank(f, len(t.shape())) for f in input.view)
     if shape.value is None:
         certain = t.certain(shape)[::-1]
         if any(a >= len(certain) or certain[a] != 1 for f in y for a in _from_the_end(f)):
             raise Refuse("its target dimensions are computed at run time")
         return y
-    target = shape.ints("target dimensions")
+    target, after = shape.ints("target dimensions"), t.shape()
+    before = (1,) * (len(after) - input.rank) + input.shape
+    y += tuple(along(t.fresh(n), a, len(after)) for a, n in enumerate(after) if before[a] == 1 < n <= _COPIES)
 
     def refit(kept: Kept) -> dict[str, list[int]]:
-        want, offset = kept.shape(y, t.shape()), len(t.shape()) - len(target)
+        want, offset = kept.shape(y, after), len(after) - len(target)
         return {
-            "shape": [
-                want[offset + i] if want[offset + i] != t.shape()[offset + i] else v for i, v in enumerate(target)
-            ]
+            "shape": [want[offset + i] if want[offset + i] != after[offset + i] else v for i, v in enumerate(target)]
         }
 
     t.refit(refit)

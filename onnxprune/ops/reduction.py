@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from onnxprune.factors import Factor, View, support
+from collections.abc import Callable
+from math import prod
+
+from onnxprune.factors import Factor, View, along, support
 from onnxprune.ops.normalization import observed, renormalise
 from onnxprune.rules import Arg, Tracer, rule
 
@@ -27,7 +30,7 @@ def reduce_sum(
         t.bracket(axis, f.reshape(-1), restores=False)
         t.name(f)
 
-    return _reduce(t, data, _axes(data, axes, noop_with_empty_axes), keepdims, alone)
+    return _reduce(t, data, _axes(data, axes, noop_with_empty_axes), keepdims, alone, sums=True)
 
 
 @rule("ReduceMean")
@@ -54,15 +57,21 @@ def reduce_other(
     return _reduce(t, data, _axes(data, axes, noop_with_empty_axes), keepdims, alone)
 
 
-def _reduce(t: Tracer, data: Arg, axes: tuple[int, ...], keepdims: int, alone) -> View:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """Carry what is not reduced, whole lines of what partly is, and leave to `alone` what varies only along one reduced axis."""
+def _reduce(
+    t: Tracer, data: Arg, axes: tuple[int, ...], keepdims: int, alone: Callable[[Factor, int], None], sums: bool = False
+) -> View:
+    """Carry what is not reduced, whole lines of what partly is, and leave to `alone` what varies only along one reduced axis.
+
+    Where reduced positions may leave (`sums`), they do so rather than whole lines if there are more of them.
+    """
     out = list(t.others(data, *axes))
     for f in data.view:
         inner = [a for a in support(f) if a in axes]
-        if inner and len(inner) < len(support(f)):
+        reduced = prod(f.shape[a] for a in inner)
+        if len(inner) == 1 and (inner == list(support(f)) or (sums and reduced > f.size // reduced)):
+            alone(along(t.project(f, inner[0]), inner[0], f.ndim), inner[0])
+        elif inner and len(inner) < len(support(f)):
             out.append(t.whole(f, *inner))
-        elif len(inner) == 1:
-            alone(f, inner[0])
         elif inner:
             t.freeze([f], f"{t.node.op} over axes that vary jointly")
     return _without(tuple(out), axes, keepdims)

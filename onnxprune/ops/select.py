@@ -89,7 +89,7 @@ def slice_(
     y = data.view
     for a in live:
         y = tuple(factors.cut(f, a, ranges[a]) for f in y)
-    t.name(*data.view)
+    _unread(t, data.view, y)
 
     def refit(kept: Kept) -> dict[str, list[int]]:
         new_begin, new_end = list(begin), list(end)
@@ -117,6 +117,12 @@ def _strided(t: Tracer, data: Arg, axis: int, where: slice) -> None:
     t.tie(grid, grid[:, :1], "a Slice with steps takes one position of each block")
 
 
+def _unread(t: Tracer, before: View, after: View) -> None:
+    """What is not selected does not matter. What is the only one selected stays: an axis cannot become empty."""
+    for f, g in zip(before, after, strict=True):
+        t.name(f[~np.isin(f, g)])
+
+
 def _mask(kept: Kept, view: View, shape: tuple[int, ...], axis: int) -> Mask:
     """[size of axis] bool: the indices of one axis that stay. An index is gone once all its positions are."""
     mask = np.ones(shape[axis], bool)
@@ -140,7 +146,7 @@ def gather(t: Tracer, data: Arg, indices: Arg, *, axis: int = 0) -> View:
         return _pick(t, data, int(index), axis)
     new_axes = range(axis, axis + rank)
     y = tuple(factors.compress(factors.take(f, index, axis), new_axes if rank > 1 else ()) for f in data.view)
-    t.name(*data.view)
+    _unread(t, data.view, y)
 
     def refit(kept: Kept) -> dict[str, Any]:
         new = (np.cumsum(_mask(kept, data.view, data.shape, axis)) - 1)[index]
@@ -178,3 +184,11 @@ def scatter_nd(t: Tracer, data: Arg, indices: Arg, updates: Arg) -> View:
         [(tail, data.shape[k:]), (new, updates.shape[leading:])], "rows and their replacements lose the same positions"
     )
     return tuple(f.reshape((1,) * k + f.shape) for f in y)
+
+
+@rule("GatherND")
+def gather_nd(t: Tracer, data: Arg, indices: Arg, *, batch_dims: int = 0) -> View:
+    """Slices found by indices into the leading axes: those axes stay, the others are carried."""
+    leading = batch_dims + indices.shape[-1]
+    lifted = (1,) * (len(t.shape()) - data.rank + leading)
+    return tuple(f.reshape(lifted + f.shape[leading:]) for f in t.others(data, *range(leading)))

@@ -51,7 +51,7 @@ def set_parameter(model: Model, node: Node, name: str, value: Any, taken: set[st
     """Set an input or attribute by its modern name; None deletes an attribute. `taken`: tensor names in use."""
     schema = _schema(node, model.opset)
     if schema is not None and name in _input_names(schema) and value is not None:
-        _set_input(node, _input_names(schema).index(name), name, np.asarray(value), taken)
+        _set_input(model, node, _input_names(schema).index(name), np.asarray(value), taken)
     elif value is None:
         node.attrs.pop(name, None)
     else:
@@ -68,7 +68,8 @@ def _input_names(schema: onnx.defs.OpSchema) -> list[str]:
     return [i.name for i in schema.inputs]
 
 
-def _set_input(node: Node, index: int, name: str, array: Array, taken: set[str]) -> None:
+def _set_input(model: Model, node: Node, index: int, array: Array, taken: set[str]) -> None:
+    """Give the node a constant; the old one stays for whoever else reads it: other nodes, bodies, the graph's results."""
     while len(node.inputs) <= index:
         node.inputs.append(Variable.empty())
     old = node.inputs[index]
@@ -76,7 +77,8 @@ def _set_input(node: Node, index: int, name: str, array: Array, taken: set[str])
     if held is not None and held.shape == array.shape and (held == array).all():
         return
     dtype = np.int64 if held is None else held.dtype
-    base = old.name or f"{node.outputs[0].name}_{name}"
-    alone = len(old.outputs) == 1 and old.name
+    base = old.name or f"{node.outputs[0].name}_{index}"
+    read = old.name in model.captured or any(o.name == old.name for o in model.graph.outputs)
+    alone = len(old.outputs) == 1 and old.name and not read
     new = constant(old.name if alone else fresh_name(base, taken), array.astype(dtype))
     node.inputs[index] = new

@@ -31,7 +31,8 @@ class LayerChange:
 class Report:
     """Everything that is worth knowing about one compression.
 
-    original: the cleaned model; reachable: the smallest kept fraction that the floors allow; frozen: (positions, reason) summed over layers; note: why the target is met loosely.
+    original: the cleaned model; reachable: the smallest kept fraction that the floors allow; frozen: (positions,
+    reason) summed over layers; note: why the target is met loosely.
     """
 
     model: str

@@ -47,7 +47,8 @@ STAYS = {
         c = Constant<value_string = "a">() s = Identity(c) z = Neg(x) }""",
     "read by a subgraph": """g (bool b, float[1] x) => (float[1] y) {
         c = Constant<value_float = 1.0>()
-        y = If(b)<then_branch = t () => (float[1] p) { p = Add(x, c) }, else_branch = e () => (float[1] q) { q = Sub(x, c) }>
+        y = If(b)<then_branch = t () => (float[1] p) { p = Add(x, c) },
+        else_branch = e () => (float[1] q) { q = Sub(x, c) }>
     }""",
 }
 

@@ -18,7 +18,9 @@ def test_chain_goes():
 
 def test_split_keeps_its_outputs():
     """An op with several outputs keeps those that are not used: they are its form."""
-    model = parse("""g (float[6] x) => (float[2] y) <int64[3] s = {2, 2, 2}> { a, b, c = Split<axis = 0>(x, s) y = Neg(b) }""")
+    model = parse(
+        """g (float[6] x) => (float[2] y) <int64[3] s = {2, 2, 2}> { a, b, c = Split<axis = 0>(x, s) y = Neg(b) }"""
+    )
     assert list(cleaned(model).graph.node[0].output) == ["a", "b", "c"]
 
 

@@ -104,11 +104,13 @@ STAYS = {
     ),
     "read by a subgraph": (
         """g (bool b, float[1] x) => (float[1] y) <float[1] w = {3}> { a = Neg(w)
-        y = If(b)<then_branch = t () => (float[1] p) { p = Add(x, a) }, else_branch = e () => (float[1] q) { q = Neg(x) }> }""",
+        y = If(b)<then_branch = t () => (float[1] p) { p = Add(x, a) },
+        else_branch = e () => (float[1] q) { q = Neg(x) }> }""",
         ["Neg", "If"],
     ),
     "what onnxruntime and the reference both refuse": (
-        "g (float[2] x) => (float[2] y) <float[2] v = {1, 2}, float[3] w = {1, 2, 3}> { a = Add(v, w) b = Neg(x) y = Abs(b) }",
+        """g (float[2] x) => (float[2] y) <float[2] v = {1, 2}, float[3] w = {1, 2, 3}> {
+        a = Add(v, w) b = Neg(x) y = Abs(b) }""",
         ["Neg", "Abs"],
     ),
 }
@@ -124,7 +126,7 @@ def test_stays(name):
 def test_other_domain_stays():
     """An op of another domain is not ours to evaluate."""
     model = parse(
-        'g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { a = com.acme.Op(w) y = Add(x, a) }',
+        "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { a = com.acme.Op(w) y = Add(x, a) }",
         domains=', "com.acme" : 1',
     )
     assert ops(cleaned(model, run=False)) == ["Op", "Add"]
@@ -159,7 +161,8 @@ BOMBS = {
     "Resize": "b = Resize(image, , , sizes)",
     "Upsample by Resize": "b = Resize(image, , scales)",
     "chain": "a = Expand(one, some) b = Tile(a, times)",
-    "Concat doubling": " ".join(f"c{i + 1} = Concat<axis = 0>(c{i}, c{i})" for i in range(40)) + " b = Expand(one, c40)",
+    "Concat doubling": " ".join(f"c{i + 1} = Concat<axis = 0>(c{i}, c{i})" for i in range(40))
+    + " b = Expand(one, c40)",
 }
 CONSTANTS = """<int64[2] big = {1000000, 1000000}, float[1] one = {1}, float[1,1] row = {1}, float nil = {0},
     float huge = {1000000000000}, float step = {1}, int64[1] index = {0}, int64 depth = {1000000000000},
@@ -171,7 +174,9 @@ CONSTANTS = """<int64[2] big = {1000000, 1000000}, float[1] one = {1}, float[1,1
 @pytest.mark.parametrize("name", BOMBS)
 def test_bomb_stays(name):
     """A few bytes that ask for a terabyte are never evaluated; the node stays."""
-    model = parse(f"g (float[1] x) => (float[1] y) {CONSTANTS} {{ {BOMBS[name]} m = ReduceMax<keepdims = 0>(b) y = Add(x, m) }}")
+    model = parse(
+        f"g (float[1] x) => (float[1] y) {CONSTANTS} {{ {BOMBS[name]} m = ReduceMax<keepdims = 0>(b) y = Add(x, m) }}"
+    )
     last = ops(model)[-3]
     after = normalize(model, fold_cap=1 << 25)
     assert last in [n.op for n in after.graph.nodes]
@@ -180,7 +185,9 @@ def test_bomb_stays(name):
 
 def test_cap_is_on_the_total():
     """Results fold in order while the initializers stay within the cap; a second run finds nothing more."""
-    lines = " ".join(f"w{i} = ConstantOfShape<value = float[1] {{0.5}}>(s{i}) y{i + 1} = Add(y{i}, w{i})" for i in range(4))
+    lines = " ".join(
+        f"w{i} = ConstantOfShape<value = float[1] {{0.5}}>(s{i}) y{i + 1} = Add(y{i}, w{i})" for i in range(4)
+    )
     shapes = ", ".join(f"int64[1] s{i} = {{1000}}" for i in range(4))
     model = parse(f"g (float[1000] x) => (float[1000] y) <{shapes}> {{ y0 = Abs(x) {lines} y = Neg(y4) }}")
     after = cleaned(model, fold_cap=10_000)
@@ -192,7 +199,10 @@ def test_cap_does_not_hinder_what_does_not_grow():
     """In a model above the cap, a Transpose of a weight still folds: the weight itself goes."""
     model = weighted("t = Transpose(w) y = MatMul(x, t)")
     assert ops(cleaned(model, fold_cap=16)) == ["MatMul"]
-    assert ops(cleaned(weighted("t = Concat<axis = 0>(w, w) y = MatMul(x, t)", rows=40), fold_cap=16)) == ["Concat", "MatMul"]
+    assert ops(cleaned(weighted("t = Concat<axis = 0>(w, w) y = MatMul(x, t)", rows=40), fold_cap=16)) == [
+        "Concat",
+        "MatMul",
+    ]
 
 
 def weighted(nodes, rows=20, columns=80):
@@ -225,7 +235,9 @@ def test_same_result_is_computed_once():
     model = parse("""g (float[2,40] x) => (float[2,40] y) {
         t1 = Transpose(w) a = MatMul(x, t1) t2 = Transpose(w) b = MatMul(a, t2) t3 = Transpose<perm = [1, 0]>(w)
         y = MatMul(b, t3) }""")
-    model.graph.initializer.append(numpy_helper.from_array(np.random.default_rng(0).random((40, 40), np.float32) / 20, "w"))
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.random.default_rng(0).random((40, 40), np.float32) / 20, "w")
+    )
     after = cleaned(model)
     assert [list(n.input) for n in after.graph.node] == [["x", "t1"], ["a", "t1"], ["b", "t3"]]
 

@@ -41,14 +41,18 @@ def test_goes(name):
 STAYS = {
     "writes the output": ("g (float[2] x) => (float[2] y) { a = Relu(x) y = Identity(a) }", ["Relu", "Identity"]),
     "passes the input on": ("g (float[2] x) => (float[2] y) { y = Identity(x) }", ["Identity"]),
-    "mask is an output": ("g (float[2] x) => (float[2] y, bool[2] m) { b, m = Dropout(x) y = Neg(b) }", ["Dropout", "Neg"]),
+    "mask is an output": (
+        "g (float[2] x) => (float[2] y, bool[2] m) { b, m = Dropout(x) y = Neg(b) }",
+        ["Dropout", "Neg"],
+    ),
     "mask is read": (
         "g (float[2] x) => (float[2] y, bool[2] z) { b, m = Dropout(x) y = Neg(b) z = Not(m) }",
         ["Dropout", "Neg", "Not"],
     ),
     "read by a subgraph": (
         """g (bool b, float[2] x) => (float[2] y) { a = Identity(x)
-        y = If(b)<then_branch = t () => (float[2] p) { p = Neg(a) }, else_branch = e () => (float[2] q) { q = Abs(a) }> }""",
+        y = If(b)<then_branch = t () => (float[2] p) { p = Neg(a) },
+        else_branch = e () => (float[2] q) { q = Abs(a) }> }""",
         ["Identity", "If"],
     ),
 }

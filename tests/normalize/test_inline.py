@@ -23,7 +23,8 @@ def with_functions():
     """A model that calls a function twice, with an attribute, which calls another; a weight of 2,000 elements."""
     model = parse(
         """g (float[2] x) => (float[2] y) { a = com.acme.Leaky(x) b = com.acme.Leaky<slope = 0.25>(a)
-        c = ReduceMean<keepdims = 0>(w) y = Add(b, c) }""" + FUNCTIONS,
+        c = ReduceMean<keepdims = 0>(w) y = Add(b, c) }"""
+        + FUNCTIONS,
         domains=', "com.acme" : 1',
     )
     model.graph.initializer.append(numpy_helper.from_array(np.arange(2000, dtype=np.float32), "w"))

@@ -22,7 +22,7 @@ RUNTIME_SHAPES = {"Shape", "ConstantOfShape", "Constant", "Identity", "Dropout"}
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda p: p.stem)
 def test_fixtures(path):
-    """Every committed network: equal, valid, idempotent; nothing computed at run time is left but a class token's shape."""
+    """Every committed network: equal, valid, idempotent; no shape is computed at run time but a class token's."""
     after = cleaned(onnx.load(path))
     left = set(ops(after)) & RUNTIME_SHAPES
     assert left <= ({"Shape"} if "vit" in path.stem else set())
@@ -101,7 +101,7 @@ def test_nothing_to_do():
     model.graph.initializer[0].doc_string = "a weight"
     model.graph.node[0].doc_string = "a node"
     model.metadata_props.add(key="k", value="v")
-    model.producer_name, model.doc_string = "p", "d"
+    model.producer_name, model.doc_string, model.graph.doc_string = "p", "d", "g"
     assert clean(model).SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
     assert not normalize(model).notes
 
@@ -129,7 +129,8 @@ def test_subgraphs_are_left_alone():
 def test_initializer_that_only_a_subgraph_reads():
     """It survives although no node of the outer graph uses it."""
     model = parse("""g (bool b, float[2] x) => (float[2] y) <float[2] w = {1, 2}> {
-        y = If(b)<then_branch = t () => (float[2] p) { p = Add(x, w) }, else_branch = e () => (float[2] q) { q = Neg(x) }> }""")
+        y = If(b)<then_branch = t () => (float[2] p) { p = Add(x, w) },
+        else_branch = e () => (float[2] q) { q = Neg(x) }> }""")
     assert names(cleaned(model)) == {"w"}
 
 

@@ -77,9 +77,11 @@ def test_node_names():
 
 IDENTITIES = {
     "as_strided, static": """g (float[2,6,1,1] x) => (float[2,6,1,1] y) <int64[1] m = {-1},
-        int64[2,6,1,1] i = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}> { a = Relu(x) b = Reshape(a, m) c = Gather(b, i) y = Neg(c) }""",
-    "as_strided, dynamic": """g (float[N,6,1,1] x) => (float[N,6,1,1] y) <int64[1] m = {-1}, int64 nil = {0}, int64 one = {1},
-        int64 six = {6}, int64[1,6,1,1] i = {0, 1, 2, 3, 4, 5}, int64[3] axes = {1, 2, 3}> { a = Relu(x) b = Reshape(a, m)
+        int64[2,6,1,1] i = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}> {
+        a = Relu(x) b = Reshape(a, m) c = Gather(b, i) y = Neg(c) }""",
+    "as_strided, dynamic": """g (float[N,6,1,1] x) => (float[N,6,1,1] y)
+        <int64[1] m = {-1}, int64 nil = {0}, int64 one = {1}, int64 six = {6}, int64[3] axes = {1, 2, 3},
+        int64[1,6,1,1] i = {0, 1, 2, 3, 4, 5}> { a = Relu(x) b = Reshape(a, m)
         s = Shape<start = 0, end = 1>(x) n = Squeeze(s) r = Range(nil, n, one) k = Mul(r, six) l = Unsqueeze(k, axes)
         j = Add(i, l) c = Gather(b, j) y = Neg(c) }""",
     "there and back": """g (float[N,6,4] x) => (float[N,6,4] y) <int64[4] s = {0, 2, 3, 4}, int64[3] u = {0, 6, 4}> {
@@ -96,11 +98,14 @@ def test_identity(name):
 
 PREFIX = "g (float[N,6,4,5] x) => (float[N,6,4,5] y"
 STAYS = {
-    "the middle is used": f"""{PREFIX}, float[N,3,2,4,5] v) <int64[5] s = {{0, 2, 3, 4, 5}}, int64[4] u = {{0, 6, 4, 5}}> {{
+    "the middle is used": f"""{PREFIX}, float[N,3,2,4,5] v)
+        <int64[5] s = {{0, 2, 3, 4, 5}}, int64[4] u = {{0, 6, 4, 5}}> {{
         a = Reshape(x, s) b = Transpose<perm = [0, 2, 1, 3, 4]>(a) y = Reshape(b, u) v = Relu(b) }}""",
-    "the middle is an output": f"""{PREFIX}, float[N,3,2,4,5] b) <int64[5] s = {{0, 2, 3, 4, 5}}, int64[4] u = {{0, 6, 4, 5}}> {{
+    "the middle is an output": f"""{PREFIX}, float[N,3,2,4,5] b)
+        <int64[5] s = {{0, 2, 3, 4, 5}}, int64[4] u = {{0, 6, 4, 5}}> {{
         a = Reshape(x, s) b = Transpose<perm = [0, 2, 1, 3, 4]>(a) y = Reshape(b, u) }}""",
-    "two axes": """g (float[N,6,4,4] x) => (float[N,24,2,2] y) <int64[6] s = {0, 6, 2, 2, 2, 2}, int64[4] u = {0, 24, 2, 2}> {
+    "two axes": """g (float[N,6,4,4] x) => (float[N,24,2,2] y)
+        <int64[6] s = {0, 6, 2, 2, 2, 2}, int64[4] u = {0, 24, 2, 2}> {
         a = Reshape(x, s) b = Transpose<perm = [0, 1, 3, 5, 2, 4]>(a) y = Reshape(b, u) }""",
     "heads": """g (float[N,4,6] x) => (float[N,2,4,3] y) <int64[4] s = {0, 4, 2, 3}> {
         a = Reshape(x, s) y = Transpose<perm = [0, 2, 1, 3]>(a) }""",
@@ -108,7 +113,8 @@ STAYS = {
         a = Reshape(x, s) b = Transpose<perm = [0, 3, 1, 2]>(a) y = Reshape(b, u) }""",
     "identity that is the result": """g (float[N,6] x) => (float[N,6] y) <int64[3] s = {0, 2, 3}, int64[2] u = {0, 6}> {
         a = Reshape(x, s) b = Transpose<perm = [0, 2, 1]>(a) c = Transpose<perm = [0, 2, 1]>(b) y = Reshape(c, u) }""",
-    "indices that vary": """g (float[N,6,1] x, int64[3] i) => (float[N,3,1] y) <int64[4] s = {0, 6, 1, 1}, int64[1] two = {2}> {
+    "indices that vary": """g (float[N,6,1] x, int64[3] i) => (float[N,3,1] y)
+        <int64[4] s = {0, 6, 1, 1}, int64[1] two = {2}> {
         a = Reshape(x, s) b = Gather<axis = 1>(a, i) y = Squeeze(b, two) }""",
 }
 
@@ -127,7 +133,17 @@ def test_batch_baked_in_stays():
     assert ops(cleaned(model, batches=(1,))) == ops(model)
 
 
-SHAPES = [(0, 12, 4), (0, 2, 6, 4), (0, 6, 2, 4), (0, 3, 4, 4), (0, 12, 2, 2), (0, 4, 12), (0, 48), (-1, 12, 4), (-1, 4)]
+SHAPES = [
+    (0, 12, 4),
+    (0, 2, 6, 4),
+    (0, 6, 2, 4),
+    (0, 3, 4, 4),
+    (0, 12, 2, 2),
+    (0, 4, 12),
+    (0, 48),
+    (-1, 12, 4),
+    (-1, 4),
+]
 
 
 @given(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3), st.integers(0, 2**32 - 1))

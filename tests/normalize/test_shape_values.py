@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from cleaning import cleaned, initializer, ops, parse
 
-from onnxprune.normalize.shape_values import expand_target, reshape_target
+from onnxprune.normalize.shape_values import expand_target, reshape_target, resize_scales
 from onnxprune.sizes import Size
 
 INDICES = "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64 i3 = {3}, int64[1] z = {0}, int64[1] m = {-1}"
@@ -15,7 +16,8 @@ MATRIX = "g (float[N,6,4] x) => (float[a,b] y)"
 BECOME_CONSTANT = {
     "all sizes are known": (
         """g (float[2,6,4] x) => (float[a,b] y) <int64[1] z = {0}, int64[1] two = {2}, int64[1] m = {-1}> {
-        s = Shape(x) h = Slice(s, z, two) p = ReduceProd<keepdims = 1>(h) t = Concat<axis = 0>(p, m) y = Reshape(x, t) }""",
+        s = Shape(x) h = Slice(s, z, two) p = ReduceProd<keepdims = 1>(h) t = Concat<axis = 0>(p, m) y = Reshape(x,
+        t) }""",
         {"t": [12, -1]},
     ),
     "batch kept, channels merged": (
@@ -85,13 +87,15 @@ def test_becomes_constant(name):
 
 
 STAYS = {
-    "two sizes that are not known": f"""g (float[N,6,H,W] x) => (float[a,b,c,d,e] y) <{INDICES}, int64[2] k = {{2, 3}}> {{
+    "two sizes that are not known": f"""g (float[N,6,H,W] x) => (float[a,b,c,d,e] y)
+        <{INDICES}, int64[2] k = {{2, 3}}> {{
         s = Shape(x) n = Gather(s, i0) h = Gather(s, i2) w = Gather(s, i3) n1 = Unsqueeze(n, z) h1 = Unsqueeze(h, z)
         w1 = Unsqueeze(w, z) t = Concat<axis = 0>(h1, w1, n1, k) y = Reshape(x, t) }}""",
     "a name that means nothing": f"""g (float[None,None,3] x) => (float[a,b,c] y) <{INDICES}, int64[1] k = {{3}}> {{
         s = Shape(x) n = Gather(s, i0) c = Gather(s, i1) n1 = Unsqueeze(n, z) c1 = Unsqueeze(c, z)
         t = Concat<axis = 0>(c1, n1, k) y = Reshape(x, t) }}""",
-    "class token over the batch": f"""g (float[N,6,4] x) => (float[N,7,4] y) <{INDICES}, float[1,1,4] w = {{1, 2, 3, 4}}> {{
+    "class token over the batch": f"""g (float[N,6,4] x) => (float[N,7,4] y)
+        <{INDICES}, float[1,1,4] w = {{1, 2, 3, 4}}> {{
         s = Shape(x) n = Gather(s, i0) n1 = Unsqueeze(n, z) t = Concat<axis = 0>(n1, m2, m2) m2 = Neg(m)
         e = Expand(w, t) y = Concat<axis = 1>(e, x) }}""".replace(
         "t = Concat<axis = 0>(n1, m2, m2) m2 = Neg(m)", "m2 = Neg(m) t = Concat<axis = 0>(n1, m2, m2)"
@@ -117,7 +121,8 @@ def test_target_given_at_run_time_stays():
 def test_captured_value_stays():
     """A shape that a subgraph reads keeps its node."""
     model = parse("""g (bool b, float[2,3] x) => (int64[2] y) { s = Shape(x)
-        y = If(b)<then_branch = t () => (int64[2] p) { p = Neg(s) }, else_branch = e () => (int64[2] q) { q = Abs(s) }> }""")
+        y = If(b)<then_branch = t () => (int64[2] p) { p = Neg(s) },
+        else_branch = e () => (int64[2] q) { q = Abs(s) }> }""")
     assert ops(cleaned(model)) == ["Shape", "If"]
 
 
@@ -155,3 +160,38 @@ def test_expand_target(name):
     """1 for what the input has already; a size that is not a number and not the input's own cannot be constant."""
     dims, target, expected = EXPANSIONS[name]
     assert expand_target(dims, target) == expected
+
+
+SCALES = {
+    "upsampled": ((N, 6, 5, 7), [N, 6, 10, 14], [1, 1, 2, 2]),
+    "an odd ratio": ((N, 6, 33, 1), [N, 6, 520, 5], [1, 1, np.float32(520) / np.float32(33), 5]),
+    "not the batch of the input": ((N, 6, 5, 7), [Size(1, ("M",)), 6, 10, 14], None),
+    "height not known": ((N, 6, Size(1, ("H",)), 7), [N, 6, 10, 14], None),
+    "rounding would lose a column": ((N, 6, 5, 7), [N, 6, 10, 13], None),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_resize_scales(name):
+    """Scales lead to the same sizes, also in the arithmetic of onnxruntime; where not, sizes stay."""
+    dims, target, expected = SCALES[name]
+    assert resize_scales(dims, target) == expected
+
+
+RESIZE = f"""g (float[N,6,5,7] x) => (float[N,6,10,21] y) <{INDICES}, int64[2] hw = {{10, 21}}, int64[1] two = {{2}}> {{
+    s = Shape(x) nc = Slice(s, z, two, z) t = Concat<axis = 0>(nc, hw) y = Resize<MODE>(x, , , t) }}"""
+
+
+@pytest.mark.parametrize("mode", ['mode = "nearest"', 'mode = "linear"', 'mode = "cubic"'])
+@pytest.mark.parametrize("where", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"])
+def test_resize(mode, where):
+    """Interpolation to fixed sizes, whatever the batch, needs no shape at run time, and gives the same."""
+    text = RESIZE.replace("MODE", f'{mode}, coordinate_transformation_mode = "{where}"')
+    assert ops(cleaned(parse(text))) == ["Resize"]
+
+
+def test_resize_of_some_axes_stays():
+    """Sizes of some axes, or bounds that keep the aspect, are not scales."""
+    text = RESIZE.replace("MODE", 'axes = [0, 1, 2, 3], keep_aspect_ratio_policy = "not_larger"')
+    model = parse(text.replace("float[N,6,10,21] y", "float[N,6,a,b] y"), opset=18)
+    assert "Shape" in ops(cleaned(model, run=False))

@@ -30,7 +30,8 @@ def test_shapes():
 
 def test_twice_in_one_node():
     """Scale and variance of one BatchNormalization are parted as well, in any element type."""
-    model = parse("""g (float16[1,3,2,2] x) => (float16[1,3,2,2] y) <float16[3] one = {1, 1, 1}, float16[3] nil = {0, 0, 0}> {
+    model = parse("""g (float16[1,3,2,2] x) => (float16[1,3,2,2] y)
+        <float16[3] one = {1, 1, 1}, float16[3] nil = {0, 0, 0}> {
         y = BatchNormalization(x, one, nil, nil, one) }""")
     after = cleaned(model, run=False)
     assert list(after.graph.node[0].input) == ["x", "one", "nil", "nil_1", "one_1"]
@@ -73,6 +74,8 @@ def test_embedding_stays():
 
 def test_captured_stays():
     """What a subgraph reads from outside is not copied."""
-    model = parse("""g (bool b, float[2] x) => (float[2] y) <float[2] c = {0, 0}> { a = Add(x, c) d = Sub(a, c)
-        y = If(b)<then_branch = t () => (float[2] p) { p = Add(d, c) }, else_branch = e () => (float[2] q) { q = Neg(d) }> }""")
+    model = parse("""g (bool b, float[2] x) => (float[2] y)
+        <float[2] c = {0, 0}> { a = Add(x, c) d = Sub(a, c)
+        y = If(b)<then_branch = t () => (float[2] p) { p = Add(d, c) },
+        else_branch = e () => (float[2] q) { q = Neg(d) }> }""")
     assert names(cleaned(model)) == {"c"}

@@ -50,8 +50,8 @@ PRUNE = {
     ),
     "cropped channels": (padded("0, -1, 0, 0, 0, -1, 0, 0", 2), {"w.0 b.0": FOUR, "v.1": [2, 3]}),
     "channels cropped here and padded there": (
-        padded("0, -2, 1, 1, 0, 1, -1, 0", 3),
-        {"w.0 b.0": FOUR, "v.1": [3, 4, 5]},
+        padded("0, -1, 1, 1, 0, 1, -1, 0", 4, "Pad(h, pads, c)", ", float c = {0.5}"),
+        {"w.0 b.0": FOUR, "v.1": [2, 3, 4, 5]},
     ),
     "space, reflected": (padded("0, 0, 1, 2, 0, 0, 2, 1", 4, 'Pad <mode = "reflect"> (h, pads)'), CHANNELS),
     "space, by its edge": (padded("0, 0, 1, 2, 0, 0, 2, 1", 4, 'Pad <mode = "edge"> (h, pads)'), CHANNELS),

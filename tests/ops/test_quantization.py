@@ -73,7 +73,7 @@ REFUSE = {
             h = MatMul(x, f)
             y = MatMul(h, v)
         }""",
-        {"w.1": "blocked quantisation"},
+        {},
     ),
     "a quantised convolution": (
         """g (uint8[1,3,5,5] x) => (float[] y) <float s={0.1}, uint8 z={128}, uint8[4,3,1,1] w, float[2,4,1,1] v> {
