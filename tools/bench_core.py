@@ -32,7 +32,6 @@ AGAINST_PEERS = ["resnet50", "resnet152", "densenet121", "densenet201"]
 def chain(nodes: int) -> Any:  # noqa: ANN401
     """A model of that many nodes: Conv 1x1 (8 channels) and Relu in turn."""
     import numpy as np
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     weight = np.random.default_rng(0).standard_normal((nodes // 2, 8, 8, 1, 1)).astype(np.float32)
@@ -72,7 +71,12 @@ def in_process(path: str, keep: float, repeats: int) -> dict[str, float]:
         cut(analysis, choice.kept).to_proto()
         kept = choice.fraction
 
-    return {"analysis": median(analyse, repeats), "step": median(step, repeats), "kept": kept, "nodes": len(proto.graph.node)}
+    return {
+        "analysis": median(analyse, repeats),
+        "step": median(step, repeats),
+        "kept": kept,
+        "nodes": len(proto.graph.node),
+    }
 
 
 def median(work: Callable[[], object], repeats: int) -> float:
@@ -91,7 +95,18 @@ def whole_process(path: Path, keep: float, repeats: int) -> dict[str, float]:
     times, peaks = [], []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "onnxprune", "compress", str(path), "--flops", str(keep), "-o", f"{folder}/out.onnx", "--quiet"]
+            command = [
+                sys.executable,
+                "-m",
+                "onnxprune",
+                "compress",
+                str(path),
+                "--flops",
+                str(keep),
+                "-o",
+                f"{folder}/out.onnx",
+                "--quiet",
+            ]
             start = time.perf_counter()
             child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(child.pid, 0)
@@ -105,7 +120,7 @@ def whole_process(path: Path, keep: float, repeats: int) -> dict[str, float]:
 
 def child(arguments: list[str], python: str = sys.executable) -> dict[str, Any]:
     """Run a measuring script with one thread and read its line of JSON."""
-    environment = os.environ | {k: "1" for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = subprocess.run([python, *arguments], capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}"}
@@ -118,13 +133,17 @@ def measure(zoo: Path, peers: dict[str, str], repeats: int, keep: float) -> dict
     results: dict[str, Any] = {}
     for name in [*MODELS, "1000", "10000"]:
         path = zoo / f"{name}.legacy.onnx"
-        row = child([__file__, "--step", name if name.isdigit() else str(path), "--keep", str(keep), "--repeats", str(repeats)])
+        row = child(
+            [__file__, "--step", name if name.isdigit() else str(path), "--keep", str(keep), "--repeats", str(repeats)]
+        )
         if not name.isdigit():
             row |= whole_process(path, keep, repeats)
         if name in AGAINST_PEERS:
             slow = name.startswith("densenet")
             if python := peers.get("torch-pruning"):
-                row["torch-pruning"] = child([str(PEERS / "torch_pruning_step.py"), name, "0.3", "1" if slow else "3"], python)
+                row["torch-pruning"] = child(
+                    [str(PEERS / "torch_pruning_step.py"), name, "0.3", "1" if slow else "3"], python
+                )
             if python := peers.get("onnxsim"):
                 row["onnxsim"] = child([str(PEERS / "onnxsim_step.py"), str(path), str(keep), str(repeats)], python)
         results[name] = row
@@ -140,7 +159,8 @@ def table(results: dict[str, Any], command: str) -> str:
     import onnx
     import onnxruntime
 
-    versions = f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, numpy {numpy.__version__}, Python {platform.python_version()}"
+    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (onnx, onnxruntime, numpy))
+    versions += f", Python {platform.python_version()}"
     lines = [
         "# Speed and memory of the core",
         "",
@@ -152,16 +172,21 @@ def table(results: dict[str, Any], command: str) -> str:
     ]
     for name, row in results.items():
         peers = [_peer(row.get(p)) for p in ("torch-pruning", "onnxsim")]
-        whole = f"{row['process']:.2f} | {row['peak_mb']:.0f} / {row['model_mb']:.0f} MB" if "process" in row else "- | -"
+        whole = (
+            f"{row['process']:.2f} | {row['peak_mb']:.0f} / {row['model_mb']:.0f} MB" if "process" in row else "- | -"
+        )
         title = f"chain of {name}" if name.isdigit() else name
-        lines.append(f"| {title} | {row['nodes']} | {row['analysis']:.3f} | {row['step']:.3f} ({row['kept']:.3f}) | {' | '.join(peers)} | {whole} |")
+        own = f"{row['analysis']:.3f} | {row['step']:.3f} ({row['kept']:.3f})"
+        lines.append(f"| {title} | {row['nodes']} | {own} | {' | '.join(peers)} | {whole} |")
     return "\n".join(lines) + "\n"
 
 
 def _peer(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
-    return f"failed: {row['failed']}" if "failed" in row else f"{row['seconds']:.3f} ({row['kept']:.3f}), {row['version']}"
+    return (
+        f"failed: {row['failed']}" if "failed" in row else f"{row['seconds']:.3f} ({row['kept']:.3f}), {row['version']}"
+    )
 
 
 def main() -> int:
@@ -180,7 +205,9 @@ def main() -> int:
     results = measure(args.zoo, peers, args.repeats, args.keep)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bench_core.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    command = "python tools/bench_core.py ZOO" + "".join(f" --peer {p}=PYTHON" for p in peers) + f" --repeats {args.repeats}"
+    command = (
+        "python tools/bench_core.py ZOO" + "".join(f" --peer {p}=PYTHON" for p in peers) + f" --repeats {args.repeats}"
+    )
     text = table(results, command)
     (RESULTS / "bench_core.md").write_text(text, encoding="utf-8")
     print(text)

@@ -1,4 +1,5 @@
-"""Sizes of functions and files: a function over 60 lines or a file over 400 fails; median and 95th percentile are printed.
+"""Sizes of functions and files: a function over 60 lines or a file over 400 fails; median and 95th percentile are
+printed.
 
 Usage: python tools/sizes.py [FOLDER ...]     (default: onnxprune tools)
 """
@@ -34,9 +35,8 @@ def main(folders: list[str]) -> int:
     excess += [f"{f.relative_to(ROOT)}: {n} lines" for f, n in lengths if n > FILE]
     sizes = [size for *_, size in found]
     p95 = quantiles(sizes, n=20)[-1]
-    print(
-        f"{len(sizes)} functions in {len(files)} files: median {median(sizes):g} lines, 95th percentile {p95:g}, longest {max(sizes)}"
-    )
+    shape = f"median {median(sizes):g} lines, 95th percentile {p95:g}, longest {max(sizes)}"
+    print(f"{len(sizes)} functions in {len(files)} files: {shape}")
     print("\n".join(excess) if excess else f"none over {FUNCTION} lines, no file over {FILE}")
     return 1 if excess else 0
 

@@ -2,8 +2,9 @@
 
 Usage: python tools/zoo.py FOLDER [FOLDER ...] [--only PATTERN] [--again]     (exports: tools/zoo_export.py)
 
-Each model is compressed in a process of its own at `--flops 0.5 --align 1`, `--flops 0.5 --align 8`,
-`--flops 0.2 --best-effort --align 1` and, where there are inexact classes, `--flops 0.5 --inexact --best-effort --align 1`. The journal makes a run resumable: what it holds is not run again without --again.
+Each model is compressed in a process of its own at `--flops 0.5 --align 1`, `--flops 0.5 --align 8`, `--flops 0.2
+--best-effort --align 1` and, where there are inexact classes, `--flops 0.5 --inexact --best-effort --align 1`. The
+journal makes a run resumable: what it holds is not run again without --again.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ def line(row: dict[str, Any]) -> str:
         f"{row['classes']} | {row['largest']} | {row['inexact']} | {row['frozen']} ({100 * row['frozen_share']:.1f} %)"
     )
     macs = f"{row.get('macs', 0) / 1e6:.1f}"
-    return f"| {row['file']} | {macs} | {' | '.join(cells)} | {reachable} | {error}{differs} | {shares} | {reasons} | {seconds} |"
+    kept = " | ".join([macs, *cells, reachable])
+    return f"| {row['file']} | {kept} | {error}{differs} | {shares} | {reasons} | {seconds} |"
 
 
 def _cell(run: dict[str, Any] | None) -> str:
@@ -139,13 +141,14 @@ def write(journal: Path, table: Path) -> None:
     head = [
         "# The zoo",
         "",
-        f"{len(found)} exported models, {len(found) - len(bad)} without a failure. Written by `python tools/zoo.py FOLDER`; exports by"
-        " `tools/zoo_export.py` (random weights, randomised normalisations) and the trained models at hand.",
-        "Kept: share of the MACs. Reachable: the smallest share at floors of 10 %. Error: masking oracle, largest of the runs,"
-        " relative. Largest: filters in the largest class. Seconds: analysis alone / slowest compression, process start excluded.",
+        f"{len(found)} exported models, {len(found) - len(bad)} without a failure. Written by `python tools/zoo.py FOLDER`;",
+        "exports by `tools/zoo_export.py` (random weights, randomised normalisations) and the trained models at hand.",
+        "Kept: share of the MACs. Reachable: the smallest share at floors of 10 %. Error: masking oracle, largest of the",
+        "runs, relative. Largest: filters in the largest class. Seconds: analysis alone / slowest compression, process",
+        "start excluded.",
         "",
-        "| model | MMACs | 0.5 | 0.5, align 8 | 0.2 best effort | 0.5 inexact | reachable | error | classes | largest | inexact | frozen filters"
-        " | why frozen | seconds |",
+        "| model | MMACs | 0.5 | 0.5, align 8 | 0.2 best effort | 0.5 inexact | reachable | error | classes | largest"
+        " | inexact | frozen filters | why frozen | seconds |",
         "|--|--|--|--|--|--|--|--|--|--|--|--|--|--|",
     ]
     table.write_text("\n".join(head + [line(r) for r in found]) + "\n", encoding="utf-8")

@@ -29,7 +29,10 @@ def macs(model: onnx.ModelProto) -> int:
     m.graph.ClearField("value_info")
     m = onnx.shape_inference.infer_shapes(m, data_prop=True)
     shape = {t.name: tuple(t.dims) for t in m.graph.initializer}
-    shape |= {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in [*m.graph.value_info, *m.graph.input, *m.graph.output]}
+    shape |= {
+        v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
+        for v in [*m.graph.value_info, *m.graph.input, *m.graph.output]
+    }
     total = 0
     for n in m.graph.node:
         if n.op_type in ("Conv", "Gemm", "MatMul"):
@@ -52,7 +55,11 @@ def main(path: str, keep: str, repeats: str) -> None:
         start = time.perf_counter()
         onnxsim.apply_structured_pruning(model, best[1], "l2", False)
         times.append(time.perf_counter() - start)
-    print(json.dumps({"version": onnxsim.__version__, "seconds": statistics.median(times), "kept": best[2], "sparsity": best[1]}))
+    print(
+        json.dumps(
+            {"version": onnxsim.__version__, "seconds": statistics.median(times), "kept": best[2], "sparsity": best[1]}
+        )
+    )
 
 
 if __name__ == "__main__":

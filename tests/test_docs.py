@@ -1,0 +1,234 @@
+"""What README.md and CONTRIBUTING.md show is what happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer
+
+import onnxprune
+from onnxprune import criteria
+from onnxprune.cli import app
+from onnxprune.errors import Exit
+from onnxprune.plan import as_json
+
+ROOT = Path(__file__).parents[1]
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
+README = PAGES["README.md"]
+ENV = os.environ | {"COLUMNS": "80", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "PYTHONWARNINGS": "error"}
+NEXT = "---- next block ----"
+NOISE = (  # seconds, and float noise of the machine at hand
+    (re.compile(r"^Took .*?\n\n", re.DOTALL | re.MULTILINE), "Took a while.\n\n"),
+    (re.compile(r"[0-9.]+e[+-][0-9]+ relative"), "x relative"),
+)
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, its text, and the `text` block that follows it at once, if any."""
+
+    language: str
+    code: str
+    shown: str | None
+
+
+def blocks(page):
+    """All fenced blocks of a page but those that show an output, which belong to the block before."""
+    found = list(re.finditer(r"^```(\w*)\n(.*?)^```\n", page, re.DOTALL | re.MULTILINE))
+    for this, following in zip(found, [*found[1:], None], strict=True):
+        adjoins = following is not None and following[1] == "text" and not page[this.end() : following.start()].strip()
+        if this[1] != "text":
+            yield Block(this[1], this[2], following[2] if adjoins else None)
+
+
+def commands(code):
+    """The onnxprune commands of a shell block, with the exit codes that comments state; set-up lines give their last step."""
+    for line in code.splitlines():
+        command, _, comment = line.partition("  # exit code ")
+        last = command.split("&&")[-1].strip().removeprefix(".venv/bin/")
+        if last.startswith("onnxprune "):
+            yield last.split()[1:], int(comment or 0)
+
+
+def python(name, folder):
+    """Run the python blocks of a page in one process, test functions included; what each printed."""
+    code = [b.code for b in blocks(PAGES[name]) if b.language == "python"]
+    tests = "\nfor name, value in list(globals().items()):\n    if name.startswith('test_'):\n        value()\n"
+    text = f"\nprint({NEXT!r})\n".join(code) + tests
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=folder, env=ENV, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split(f"{NEXT}\n")
+
+
+def shell(code, folder):
+    """Run the commands of a shell block; what they printed on stdout."""
+    printed = ""
+    for command, wanted in commands(code):
+        line = [sys.executable, "-m", "onnxprune", *(word.strip("'") for word in command)]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=folder, env=ENV, check=False)
+        assert done.returncode == wanted, f"{command}: {done.stderr}"
+        assert bool(done.stderr) == bool(wanted)
+        printed += done.stdout
+    return printed
+
+
+def assert_shown(shown, printed):
+    """A page shows what was printed, but for seconds and noise; a line of three dots stands for any lines."""
+    for pattern, plain in NOISE:
+        shown, printed = pattern.sub(plain, shown), pattern.sub(plain, printed)
+    pattern = "".join("(?:.*\n)+?" if line == "...\n" else re.escape(line) for line in shown.splitlines(keepends=True))
+    assert re.fullmatch(pattern, printed), f"the page shows\n{shown}\nthe program prints\n{printed}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the fixtures, in which the commands of the README run in their order."""
+    place = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "fixtures", place / "fixtures")
+    return place
+
+
+def table(heading, page=README):
+    """Cells of the tables of one section, without their heads."""
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")]
+    return [row for row, above in zip(rows[1:], rows, strict=False) if not {row[0], above[0]} & {"--", "key"}] + [
+        below for row, below in zip(rows, rows[1:], strict=False) if row[0] == "--"
+    ]
+
+
+def options():
+    """Long options of every command, with their help."""
+    group = typer.main.get_command(app)
+    found = {name: {o for p in c.params for o in p.opts if o[:2] == "--"} for name, c in group.commands.items()}
+    return found | {"": {o for p in group.params for o in p.opts if o[:2] == "--"} | {"--help"}}
+
+
+# ---- what runs ----------------------------------------------------------------------------------------------------
+
+
+def test_commands_of_the_readme(folder):
+    """Every command runs in the order of the page, exits as documented, and prints what is shown."""
+    shells = [b for b in blocks(README) if b.language == "sh"]
+    ran = {command[0] for b in shells for command, _ in commands(b.code)}
+    assert ran == set(options()) - {""}, "every command has an example"
+    for block in shells:
+        printed = shell(block.code, folder)
+        if block.shown is not None:
+            assert_shown(block.shown, printed)
+    assert (folder / "small.onnx").read_bytes() == (folder / "replayed.onnx").read_bytes()
+
+
+def test_python_of_the_readme(folder):
+    """The python blocks run one after the other, and print what is shown."""
+    shown = [b.shown for b in blocks(README) if b.language == "python"]
+    printed = python("README.md", folder)
+    assert len(shown) == len(printed) > 2
+    for want, got in zip(shown, printed, strict=True):
+        assert_shown(want or "", got)
+
+
+def test_python_of_contributing(folder):
+    """The examples of how to add an operator and a criterion run, and their tests pass."""
+    assert "def test_" in PAGES["CONTRIBUTING.md"]
+    python("CONTRIBUTING.md", folder)
+
+
+def test_a_changed_output_is_noticed():
+    """The comparison of outputs allows seconds, noise and left-out lines, and nothing else."""
+    printed = "a\nb\nc 1.0e-07 relative\nTook 3.1 s: verify\n2.0.\n\nend\n"
+    assert_shown("a\n...\nTook 0.1 s.\n\nend\n", printed)
+    assert_shown("a\nb\nc 0.0e+00 relative\n...\n", printed)
+    for wrong in ("a\nb\n", "b\n...\n", "a\n...\nTook 0.1 s.\n\nEND\n"):
+        with pytest.raises(AssertionError, match="the page shows"):
+            assert_shown(wrong, printed)
+
+
+# ---- what is stated -----------------------------------------------------------------------------------------------
+
+
+def steps(line):
+    """Commands of a line without the places of executables, quotes, output files and --force."""
+    plain = re.sub(r'"?(\$work/\w+|\.venv)/bin/', "", line).replace('"', "")
+    plain = re.sub(r"(\$work/\w+|\.venv)\b", "ENV", plain)
+    return [re.sub(r" -o \S+| --force", "", part).strip() for part in plain.split("&&")]
+
+
+def test_the_two_commands_are_what_ci_runs():
+    """The set-up lines of the README are there to the letter, and CI runs their steps."""
+    setup = [b.code.strip() for b in blocks(README) if b.code.startswith("python3 -m venv")]
+    assert setup == [
+        "python3 -m venv .venv && .venv/bin/pip install -q . && "
+        ".venv/bin/onnxprune compress fixtures/resnet_bn_dynamo.onnx --flops 0.5 -o small.onnx --force",
+        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest",
+    ]
+    ran = [step for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines() for step in steps(line)]
+    user, developer = (steps(line) for line in setup)
+    assert user == ["python3 -m venv ENV", "pip install -q .", f"onnxprune compress {user[2].split()[2]} --flops 0.5"]
+    assert [step for step in ran if step in user] == user
+    assert [step for step in ran if step in developer[:2]][-2:] == developer[:2]
+    check = (ROOT / "tools" / "check").read_text(encoding="utf-8")
+    assert "tools/check" in ran[-1]
+    assert '"$python" -m pytest' in check
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_options_exist(name):
+    """Every long option that a page names is one of the commands'."""
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"`[^`\n]*(tools/|pip)[^`\n]*`", "", PAGES[name])))
+    assert named <= set().union(*options().values())
+
+
+def test_every_option_is_explained():
+    """The README names every option that there is."""
+    assert not {o for found in options().values() for o in found if o not in README} - {"--output", "--version"}
+
+
+def test_every_method_is_named():
+    """The README lists the methods that there are."""
+    row = next(" ".join(r) for r in table("Which option when") if "--method" in r[1])
+    assert {m for m in re.findall(r"`(?:--method )?(\w+)`", row)} == set(criteria.NAMES)
+
+
+def test_exit_codes():
+    """The table has the codes of `errors.Exit`, by number and name."""
+    assert [(int(code), name.upper()) for code, name, _ in table("Exit codes")] == [(e.value, e.name) for e in Exit]
+
+
+def test_json_keys():
+    """The tables have the keys of a report and of a plan, and name what is in them."""
+    result = onnxprune.compress(ROOT / "fixtures" / "vgg_legacy.onnx", flops=0.5)
+    told = json.loads(json.dumps(result.report.as_dict()))
+    section = README.partition("\n## JSON\n")[2].partition("\n## ")[0]
+    of_report, of_plan = (
+        {k for line in part.splitlines() if line.startswith("| `") for k in re.findall(r"`(\w+)`", line.split("|")[1])}
+        for part in section.split("The plan file:")
+    )
+    assert of_report == {*told, "output"}
+    assert of_plan == set(as_json(result.plan))
+    inner = {k for key in ("original", "coupling", "verification") for k in told[key]} | set(told["layers"][0])
+    inner |= {*told["plan"]["predicted"], *told["layers"][0]["macs"], *told["plan"]["frozen"][0]}
+    assert {k for k in inner if f"`{k}`" not in section} == set()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    """Links are to files that are there, and to headings that exist."""
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[name]):
+        file, _, heading = target.partition("#")
+        assert not file or (ROOT / file).exists(), target
+        page = (ROOT / (file or name)).read_text(encoding="utf-8") if heading else ""
+        anchors = {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", page, re.M)}
+        assert not heading or heading in anchors, target
+
+
+def test_changelog_has_this_version():
+    """The newest entry of the changelog is the version of the package."""
+    assert re.search(r"^## \[([^]]+)\]", PAGES["CHANGELOG.md"], re.MULTILINE)[1] == onnxprune.__version__
