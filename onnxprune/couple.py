@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from math import prod
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -93,14 +94,16 @@ def _apart(t: Tracer, args: list[Arg | None]) -> list[Arg | None]:
     out = list(args)
     for i, arg in sorted(enumerate(args), key=lambda item: item[1] is None or not item[1].param):
         if arg is not None and arg.view:
-            out[i] = replace(arg, view=tuple(_renamed(t, f) for f in arg.view))
+            view = tuple(_renamed(t, f) for f in arg.view)
+            out[i] = arg if all(map(is_, view, arg.view)) else replace(arg, view=view)
     return out
 
 
 def _renamed(t: Tracer, factor: Factor) -> Factor:
     """The factor, or one of fresh atoms tied to its own if another input or axis of the node has one of them."""
     stamp, mark = t.trace.stamp, -2 - t.index
-    if not ((stamp[factor] == mark) & (factor > 0)).any():
+    met = stamp[factor] == mark
+    if not met.any() or not factor[met].any():
         stamp[factor] = mark
         return factor
     atoms, where = np.unique(factor, return_inverse=True)

@@ -23,7 +23,11 @@ from onnxprune.plan import as_json
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
 README = PAGES["README.md"]
-ENV = os.environ | {"COLUMNS": "80", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "PYTHONWARNINGS": "error"}
+ENV = os.environ | {
+    "COLUMNS": "80",
+    "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+    "PYTHONWARNINGS": "error",
+}
 NEXT = "---- next block ----"
 NOISE = (  # seconds, and float noise of the machine at hand
     (re.compile(r"^Took .*?\n\n", re.DOTALL | re.MULTILINE), "Took a while.\n\n"),
@@ -62,7 +66,9 @@ def python(name, folder):
     code = [b.code for b in blocks(PAGES[name]) if b.language == "python"]
     tests = "\nfor name, value in list(globals().items()):\n    if name.startswith('test_'):\n        value()\n"
     text = f"\nprint({NEXT!r})\n".join(code) + tests
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=folder, env=ENV, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, cwd=folder, env=ENV, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.split(f"{NEXT}\n")
 
@@ -225,7 +231,9 @@ def test_links_lead_somewhere(name):
         file, _, heading = target.partition("#")
         assert not file or (ROOT / file).exists(), target
         page = (ROOT / (file or name)).read_text(encoding="utf-8") if heading else ""
-        anchors = {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", page, re.M)}
+        anchors = {
+            re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", page, re.M)
+        }
         assert not heading or heading in anchors, target
 
 
