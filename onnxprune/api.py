@@ -92,7 +92,7 @@ class Options:
         self.target()
         if self.method not in criteria.NAMES:
             near = get_close_matches(self.method, criteria.NAMES, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise UsageError(f"--method {self.method!r} is not known{hint} Methods: {', '.join(criteria.NAMES)}")
 
     def settings(self) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def diff(before: Source, after: Source) -> Difference:
     return difference.diff(_read(before), _read(after))
 
 
-# ---- stages -------------------------------------------------------------------------------------------------------------
+# ---- stages ----------------------------------------------------------------------------------------------------------
 
 
 def _read(model: Source) -> onnx.ModelProto:

@@ -127,11 +127,10 @@ def test_the_report_states_what_was_written(name):
     assert report.removed > 0
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 @each_model
-def test_random_cuts_are_sound(name, seed):
+def test_random_cuts_are_sound(name):
     """Whatever is removed, inexact classes included: the cut model equals the masked original, which differs."""
-    found = compressed(name, method="random", flops=0.3, align=1, inexact=True, seed=seed).report.verification
+    found = compressed(name, method="random", flops=0.3, align=1, inexact=True, seed=1).report.verification
     assert found.relative_error <= 1e-5
     assert found.masked_differs
     assert found.checker == "passed"
