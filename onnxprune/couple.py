@@ -161,7 +161,7 @@ def _signature(function: Rule) -> tuple[int, bool, frozenset[str]]:
 
 
 def _checked(t: Tracer, name: str, factors: View) -> View:
-    """The view of an output, if the rule got its shape right; factors that say nothing are dropped."""
+    """The view of an output, if the rule got its shape right; a position that is alone on its axes cannot leave."""
     shape = t.trace.shapes.get(name)
     result = view(factors)
     t.name(*result)
@@ -174,7 +174,8 @@ def _checked(t: Tracer, name: str, factors: View) -> View:
                 f"The rule of {t.node.op} (node {t.label[1]}) returned a factor of shape {f.shape} for {name} of shape {shape}. "
                 "This is a bug in the rule; report it, or protect the layer with --keep."
             )
-    return result
+    t.freeze([f for f in result if f.size == 1], f"nothing would be left of {name}")
+    return tuple(f for f in result if f.size > 1)
 
 
 def _account(t: Tracer, args: Iterable[Arg | None]) -> None:

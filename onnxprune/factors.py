@@ -26,8 +26,8 @@ EMPTY: View = ()
 
 
 def view(factors: Iterable[Factor | None]) -> View:
-    """The factors that say something: those that vary and hold an atom other than 0."""
-    return tuple(f for f in factors if f is not None and f.size > 1 and f.any())
+    """The factors that say something: those that hold an atom other than 0."""
+    return tuple(f for f in factors if f is not None and f.any())
 
 
 def support(factor: Factor) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from graphs import analyse, assert_sound, each, expected, golden, oracle, reasons
+from graphs import analyse, assert_sound, each, expected, golden, oracle, random_plan, reasons
 
 FOUR = [1, 2, 3, 4]
 # Two convs with 4 and 3 filters, and one that reads 7 channels.
@@ -208,6 +208,22 @@ def test_split_by_number_of_outputs():
     analysis = analyse(text, opset=18)
     assert golden(analysis) == expected({"w.0": range(1, 7), "v.1": [1, 2, 3], "q.1": [4, 5, 6]})
     assert_sound(analysis, seeds=range(3))
+
+
+ONE = {
+    "Slice": SIX.format(1, ", int64[1] b = {2}, int64[1] e = {3}, int64[1] a = {1}", "d = Slice(h, b, e, a)"),
+    "Gather": SIX.format(1, ", int64[1] i = {2}", "d = Gather <axis = 1> (h, i)"),
+    "Split": SIX.format(1, ", int64[3] s = {2, 1, 3}", "a, d, c = Split <axis = 1> (h, s)"),
+}
+
+
+@each({name: (text,) for name, text in ONE.items()}, ["text"])
+def test_one_channel_that_is_read_by_itself_stays(text):
+    """Without it, nothing would be left of the tensor; the others are not read."""
+    analysis = analyse(text)
+    assert golden(analysis) == {"w.0": [1, 2, 0, 3, 4, 5]}
+    assert "nothing would be left of d" in reasons(analysis)["w.0"]
+    assert oracle(analysis, random_plan(analysis, 1.0, 0)).relative_error <= 1e-6
 
 
 def test_a_whole_part_may_go():
