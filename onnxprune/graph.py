@@ -58,6 +58,7 @@ class Model:
     captured: frozenset[str]
     captured_tensors: dict[str, onnx.TensorProto]
     described: bool
+    declared: dict[str, onnx.ValueInfoProto]
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -103,7 +104,17 @@ def from_proto(proto: onnx.ModelProto) -> Model:
             if _is_opaque(attr):
                 node.attrs.pop(attr.name, None)
     tensors = {t.name: t for t in proto.graph.initializer if t.name in captured}
-    return Model(graph, header, origin, captured, tensors, bool(proto.graph.value_info))
+    return Model(graph, header, origin, captured, tensors, bool(proto.graph.value_info), _declared(proto))
+
+
+def _declared(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """What the file says of the outputs of custom operators: nobody else can infer their shapes."""
+    custom = {o for n in proto.graph.node if n.domain not in ("", "ai.onnx") for o in n.output}
+    found = {}
+    for info in (v for v in proto.graph.value_info if v.name in custom):
+        found[info.name] = onnx.ValueInfoProto()
+        found[info.name].CopyFrom(info)
+    return found
 
 
 def _header(proto: onnx.ModelProto) -> onnx.ModelProto:

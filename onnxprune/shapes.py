@@ -47,6 +47,7 @@ def concrete_shapes(model: Model, input_shapes: Mapping[str, Shape] | None = Non
     for info in proto.graph.input:
         if info.name in inputs:
             info.type.CopyFrom(helper.make_tensor_type_proto(info.type.tensor_type.elem_type, inputs[info.name]))
+    proto.graph.value_info.extend(_declared_shapes(model, inputs))
     shapes = inputs | {name: shape_of(t) for name, t in model.constants().items()}
     wanted = {o for n in proto.graph.node for o in n.output if o}
     for find in (_inferred, _followed):
@@ -56,6 +57,20 @@ def concrete_shapes(model: Model, input_shapes: Mapping[str, Shape] | None = Non
     if wanted - shapes.keys():
         shapes |= _run(model, inputs, wanted - shapes.keys())
     return shapes
+
+
+def _declared_shapes(model: Model, inputs: Mapping[str, Shape]) -> Iterable[onnx.ValueInfoProto]:
+    """What the file declares of custom operators: symbols get the inputs' numbers, a leading one is a batch of 1."""
+    bound: dict[str, int] = {}
+    for info in (i for i in model.header.graph.input if i.name in inputs):
+        bound |= _match(info, inputs[info.name])
+    for info in model.declared.values():
+        declared = onnx.ValueInfoProto()
+        declared.CopyFrom(info)
+        for i, dim in enumerate(declared.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") and (dim.dim_param in bound or i == 0):
+                dim.dim_value = bound.get(dim.dim_param, 1)
+        yield declared
 
 
 def _refuse_giants(shapes: Mapping[str, Shape]) -> None:

@@ -140,3 +140,11 @@ def test_skeleton_of_some_nodes():
     light = skeleton(model, model.graph.nodes[:1])
     assert [n.op_type for n in light.graph.node] == ["Neg"]
     assert ([t.name for t in light.graph.initializer], list(light.graph.input)) == (["w"], [])
+
+
+def test_custom_operators_are_declared_by_the_file():
+    """Of an operator that nobody can infer, the file's value_info gives the shape, its symbols bound as in the inputs."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "com.acme" : 1]>
+    g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) <float[N, 3, 8, 8] d> { d = com.acme.MyOp(x) y = Relu(d) }""")
+    shapes = concrete_shapes(from_proto(model))
+    assert (shapes["d"], shapes["y"]) == ((1, 3, 8, 8), (1, 3, 8, 8))
