@@ -33,7 +33,7 @@ app = typer.Typer(
 class _Guarded(TyperCommand):
     """A command whose errors become a message and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own type of it is private
+    def invoke(self, ctx: Any) -> Any:
         with boundary():
             return super().invoke(ctx)
 
@@ -298,9 +298,7 @@ def _check_outputs(model: Path, out: Path, plan_out: Path | None, force: bool) -
             raise UsageError(f"--save-plan names the output '{out}': give the plan a file of its own")
 
 
-def _write(
-    result: Result, model: Path, out: Path, *, force: bool, stamp: bool, plan_out: Path | None = None
-) -> None:
+def _write(result: Result, model: Path, out: Path, *, force: bool, stamp: bool, plan_out: Path | None = None) -> None:
     """The model last: it is what a caller waits for, so the plan is there when it appears."""
     from onnxprune import files
     from onnxprune.plan import dumps

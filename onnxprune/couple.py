@@ -1,7 +1,7 @@
 """The interpreter: walk the nodes, apply the rules, account for every input atom, connect.
 
-Sound by construction: an unknown op, a refusal, an unknown shape or a forgotten axis freezes. The classes are the connected
-components of the ties; component of atom 0 is frozen. Cost is linear in the size of the graph.
+Sound by construction: an unknown op, a refusal, an unknown shape or a forgotten axis freezes. The classes are the
+connected components of the ties; component of atom 0 is frozen. Cost is linear in the size of the graph.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from onnxprune.factors import EMPTY, Factor, Shape, View, along, lines, support,
 from onnxprune.graph import Array, Model, Node, Tensor, dtype_of, is_constant, shape_of, values
 from onnxprune.ops.versions import modern
 from onnxprune.reasons import frozen_axes
-from onnxprune.rules import IN, OUT, RULES, Arg, Refuse, Rule, Trace, Tracer
+from onnxprune.rules import RULES, Arg, Refuse, Rule, Tracer
+from onnxprune.trace import IN, OUT, Trace
 
 _ROUNDS = 10
 _SMALL = 4096  # elements
@@ -87,7 +88,8 @@ def _arguments(trace: Trace, node: Node) -> tuple[list[Arg | None], dict[str, An
 
 
 def _apart(t: Tracer, args: list[Arg | None]) -> list[Arg | None]:
-    """The inputs with atoms of its own on every axis: the same ones twice would hide that the rule forgets one of the axes.
+    """The inputs with atoms of its own on every axis: the same ones twice would hide that the rule forgets one of the
+    axes.
 
     Parameters keep theirs, for what the rule notes about them.
     """
@@ -123,7 +125,7 @@ def _argument(trace: Trace, source: Tensor | Array | None) -> Arg | None:
 
 
 def _value(tensor: Tensor) -> Array | None:
-    """Integers (shapes, indices, pads) and small vectors are loaded; rules have no use for the values of large weights."""
+    """Integers (shapes, indices, pads) and small vectors are loaded; rules never read large weights."""
     if not is_constant(tensor):
         return None
     dtype = dtype_of(tensor)
@@ -171,8 +173,8 @@ def _checked(t: Tracer, name: str, factors: View) -> View:
     for f in result:
         if f.ndim != len(shape) or any(n not in (1, d) for n, d in zip(f.shape, shape, strict=True)):
             raise VerificationError(
-                f"The rule of {t.node.op} (node {t.label[1]}) returned a factor of shape {f.shape} for {name} of shape {shape}. "
-                "This is a bug in the rule; report it, or protect the layer with --keep."
+                f"The rule of {t.node.op} (node {t.label[1]}) returned a factor of shape {f.shape} for {name} of shape "
+                f"{shape}. This is a bug in the rule; report it, or protect the layer with --keep."
             )
     t.freeze([f for f in result if f.size == 1], f"nothing would be left of {name}")
     return tuple(f for f in result if f.size > 1)
@@ -199,7 +201,7 @@ def _freeze_outputs(trace: Trace) -> None:
             trace.tie(f, 0, ("subgraph", name), "the body of an If, Loop or Scan reads it")
 
 
-# ---- closure ------------------------------------------------------------------------------------------------------------
+# ---- closure -------------------------------------------------------------------------------------------------------
 
 
 def components(trace: Trace) -> Labels:
@@ -215,7 +217,9 @@ def components(trace: Trace) -> Labels:
 
 
 def _separate(trace: Trace) -> Labels:
-    """Close the ties; where a joint factor would lose a set of positions that is no rectangle, tie along all axes but one, and repeat."""
+    """Close the ties; where a joint factor would lose a set of positions that is no rectangle, tie along all axes but
+    one, and repeat.
+    """
     joint = _joint(trace)
     labels = components(trace)
     for _ in range(_ROUNDS):
@@ -260,7 +264,7 @@ def _classes_left(rows: Labels) -> int:
     return int(number) - int(values[0] == 0)
 
 
-# ---- analysis -----------------------------------------------------------------------------------------------------------
+# ---- analysis ------------------------------------------------------------------------------------------------------
 
 
 def _analysis(trace: Trace, labels: Labels) -> Analysis:

@@ -1,15 +1,15 @@
 """Every error a user can meet, and the exit code that the command line gives for it.
 
-    OnnxpruneError
-     +-- TargetError         1  a target or a gate is not met
-     +-- UsageError          2  options that are wrong or contradict each other
-     +-- ModelError          3  a model that cannot be used
-     |    +-- UnsupportedError   ... because of something this version does not handle
-     +-- PlanError           3  a plan that does not fit the model
-     +-- DataError           3  data or labels that cannot be used
-     +-- FileError           4  reading or writing failed
-     +-- ResourceError       4  a memory or size limit would be exceeded
-     +-- VerificationError   5  the cut model is not the masked original: our bug
+OnnxpruneError
+ +-- TargetError         1  a target or a gate is not met
+ +-- UsageError          2  options that are wrong or contradict each other
+ +-- ModelError          3  a model that cannot be used
+ |    +-- UnsupportedError   ... because of something this version does not handle
+ +-- PlanError           3  a plan that does not fit the model
+ +-- DataError           3  data or labels that cannot be used
+ +-- FileError           4  reading or writing failed
+ +-- ResourceError       4  a memory or size limit would be exceeded
+ +-- VerificationError   5  the cut model is not the masked original: our bug
 """
 
 from __future__ import annotations

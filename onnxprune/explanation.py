@@ -14,7 +14,7 @@ from onnxprune.errors import UsageError
 from onnxprune.factors import Factor, support
 from onnxprune.graph import FLOATS, Constant, Node, dtype_of, is_constant
 from onnxprune.reasons import Forest, forest
-from onnxprune.rules import IN, OUT, Trace
+from onnxprune.trace import IN, OUT, Trace
 
 _SHOWN = 6  # names in a hint, different causes of one axis
 _UNHELD = "a position that no parameter holds (padding)"

@@ -21,7 +21,7 @@ from onnx import ModelProto, TensorProto
 
 from onnxprune.check import check_model, raise_problems, sort_nodes
 from onnxprune.errors import FileError, ModelError, PlanError, ResourceError
-from onnxprune.stored import file_bytes, kind_name, nbytes, PAGE, split_weights, stored_tensors, weights_bytes
+from onnxprune.stored import PAGE, file_bytes, kind_name, nbytes, split_weights, stored_tensors, weights_bytes
 
 __all__ = [
     "MAX_BYTES",

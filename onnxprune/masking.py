@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.graph import FLOATS, Array, Constant, Model, Node, Variable, constant, fresh_name, make_node, values
-from onnxprune.rules import IN, Bracket, Contracted
+from onnxprune.trace import IN, Bracket, Contracted
 
 _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 HALF = frozenset({np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})

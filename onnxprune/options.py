@@ -10,11 +10,11 @@ import typer
 METHODS = ("bn_scale", "geometric_median", "group_norm", "l1", "l2", "random")  # named here: --help loads no criteria
 
 
-def _choice(metavar: str | None, text: str, *names: str) -> Any:  # noqa: ANN401 - what typer says it returns
+def _choice(metavar: str | None, text: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="What to remove")
 
 
-def _result(metavar: str | None, text: str, *names: str) -> Any:  # noqa: ANN401 - what typer says it returns
+def _result(metavar: str | None, text: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Result")
 
 

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
 
 from onnxprune.analysis import Frozen, Labels
-from onnxprune.rules import OUT, Trace
+from onnxprune.trace import OUT, Trace
 
 Index = NDArray[np.int64]
 

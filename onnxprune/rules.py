@@ -1,28 +1,25 @@
 """What an op rule works with: its arguments, the tracer, and the table of rules.
 
-A rule is a plain function named after its op. Its parameters are the op's inputs and attributes under their ONNX names; it
-returns the view of each output. It says three things: which atoms the outputs *carry*, which atoms are *tied*, and how the
-shape constants of the node are *refitted* once positions are gone. Whatever input atom it neither carries nor names is
-frozen by the engine, so an omission is as safe as an unknown op.
+A rule is a plain function named after its op. Its parameters are the op's inputs and attributes under their ONNX names;
+it returns the view of each output. It says three things: which atoms the outputs *carry*, which atoms are *tied*, and
+how the shape constants of the node are *refitted* once positions are gone. Whatever input atom it neither carries nor
+names is frozen by the engine, so an omission is as safe as an unknown op.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from onnxprune.factors import EMPTY, Factor, Shape, View, cut, lines, raise_rank, support
-from onnxprune.graph import Array, Model, Node
-from onnxprune.shapes import skeleton
-from onnxprune.symbolic import Facts, interpret
+from onnxprune.graph import Array, Node
+from onnxprune.trace import IN, OUT, Bracket, Contact, Contracted, Kept, Refit, Trace
 
-OUT, IN = np.uint8(1), np.uint8(2)
-NEW = 1 << 14
+__all__ = ["IN", "OUT", "RULES", "Arg", "Kept", "Refuse", "Rule", "RuleResult", "Tracer", "components", "rule"]
 
 
 class Refuse(Exception):  # noqa: N818 - a decision with a reason, not a failure
@@ -33,8 +30,8 @@ class Refuse(Exception):  # noqa: N818 - a decision with a reason, not a failure
 class Arg:
     """One input of a node as a rule sees it.
 
-    param: the initializer that it is, or is computed from (transposed, dequantised); "" for activations. value: the array of
-    an initializer or of what was an attribute, but for large float weights, which no rule reads.
+    param: the initializer that it is, or is computed from (transposed, dequantised); "" for activations. value: the
+    array of an initializer or of what was an attribute, but for large float weights, which no rule reads.
     """
 
     name: str
@@ -54,30 +51,17 @@ class Arg:
         return [int(v) for v in self.value.reshape(-1)]
 
 
-class Kept(Protocol):
-    """Which positions stay, for refits."""
-
-    def mask(self, atoms: Factor) -> Array:
-        """[n] bool: which positions of a 1-D array of atoms are kept."""
-
-    def shape(self, view: View, shape: Shape) -> list[int]:
-        """Size of each axis once positions are gone."""
-
-
-Refit = Callable[[Kept], Mapping[str, Any]]
 RuleResult = View | Sequence[View] | None
 Rule = Callable[..., RuleResult]
 RULES: dict[tuple[str, str], Rule] = {}
-
-
 F = TypeVar("F", bound=Rule)
 
 
 def rule(*ops: str, domain: str = "") -> Callable[[F], F]:
     """Register a function as the rule of the named ops; the latest registration wins.
 
-    ops: op types. domain: operator domain, "" for ONNX itself. The function is called with the tracer, the inputs as `Arg`
-    (None where omitted) and the node's attributes as keyword arguments; it returns one view, or one per output.
+    ops: op types. domain: operator domain, "" for ONNX itself. The function is called with the tracer, the inputs as
+    `Arg` (None where omitted) and the node's attributes as keyword arguments; it returns one view, or one per output.
     """
 
     def register(function: F) -> F:
@@ -85,111 +69,6 @@ def rule(*ops: str, domain: str = "") -> Callable[[F], F]:
         return function
 
     return register
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """A layer as traced, before classes are known."""
-
-    node: str
-    op: str
-    weight: str | None
-    outputs: Factor
-    inputs: Factor
-    constant: int
-    dims: tuple[Factor, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Bracket:
-    """A node that reduces or renormalises over `axis` of its input: the reference computes it on the kept positions only."""
-
-    node: str
-    axis: int
-    atoms: Factor
-    params: tuple[str, ...]
-    restores: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Contracted:
-    """An operand whose removed positions (a factor of its rank) must not contribute to a sum that no weight takes part in."""
-
-    node: str
-    operand: int
-    atoms: Factor
-
-
-@dataclass
-class Trace:
-    """The record of one interpretation: atoms, ties with their reasons, views, layers and refits."""
-
-    model: Model
-    shapes: dict[str, Shape]
-    count: int = 1
-    views: dict[str, View] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-    owners: dict[tuple[str, int], Factor] = field(default_factory=dict)
-    ties: list[tuple[Factor, Factor, int]] = field(default_factory=list)
-    links: list[tuple[Factor, Factor]] = field(default_factory=list)
-    reasons: list[tuple[str, str, str]] = field(default_factory=list)
-    layers: list[Contact] = field(default_factory=list)
-    refits: list[tuple[str, Refit]] = field(default_factory=list)
-    brackets: list[Bracket] = field(default_factory=list)
-    contracted: list[Contracted] = field(default_factory=list)
-    inexact: list[Factor] = field(default_factory=list)
-    roles: Array = field(default_factory=lambda: np.zeros(NEW, np.uint8))
-    stamp: Array = field(default_factory=lambda: np.full(NEW, -1, np.int32))
-    parent: Array = field(default_factory=lambda: np.arange(NEW, dtype=np.int32))
-    tied: Array = field(default_factory=lambda: np.zeros(NEW, bool))
-    places: set[tuple[int, int]] = field(default_factory=set)
-
-    @cached_property
-    def facts(self) -> Facts:
-        """What is certain about values computed at run time; worked out only where a rule asks."""
-        return interpret(skeleton(self.model))
-
-    def fresh(self, n: int) -> Factor:
-        """[n] new atoms."""
-        atoms = np.arange(self.count, self.count + n, dtype=np.int32)
-        self.count += n
-        if self.count > self.roles.size:
-            size = 2 * self.count
-            self.roles = np.concatenate([self.roles, np.zeros(size - self.roles.size, np.uint8)])
-            self.stamp = np.concatenate([self.stamp, np.full(size - self.stamp.size, -1, np.int32)])
-            self.tied = np.concatenate([self.tied, np.zeros(size - self.tied.size, bool)])
-            self.parent = np.concatenate([self.parent, np.arange(self.parent.size, size, dtype=np.int32)])
-        self.places.add(_place(atoms))
-        return atoms
-
-    def tie(self, a: Factor, b: Factor | int, node: tuple[str, str], why: str) -> None:
-        """Record that the atoms are the same thing (element by element, broadcasting).
-
-        An array of atoms that was never tied before simply adopts its partner's (`parent`); only the other ties are `links`
-        that the closure must connect. Most ties are of the first kind, which keeps the closure small.
-        """
-        b = np.asarray(b, np.int32)
-        self.ties.append((a, b, len(self.reasons)))
-        self.reasons.append((*node, why))
-        if self._adopts(b, a):
-            self.parent[b] = self.parent[a]
-        elif self._adopts(a, b):
-            self.parent[a] = self.parent[b]
-        else:
-            self.links.append((a, b))
-        self.tied[a] = self.tied[b] = True
-
-    def _adopts(self, child: Factor, partner: Factor) -> bool:
-        """Whether `child` is a whole array of fresh atoms that no tie has met, of the partner's shape, and not part of it."""
-        if child.shape != partner.shape or _place(child) not in self.places or self.tied[child].any():
-            return False
-        first, last = child.flat[0], child.flat[-1]
-        return not ((partner >= first) & (partner <= last)).any()
-
-
-def _place(atoms: Factor) -> tuple[int, int]:
-    """Where an array of atoms lies in memory: equal for views of the whole of one array, in whatever order."""
-    return atoms.__array_interface__["data"][0], atoms.size
 
 
 class Tracer:
@@ -207,7 +86,7 @@ class Tracer:
             raise Refuse(f"the shape of output {output} is not known")
         return shape
 
-    # ---- ties -----------------------------------------------------------------------------------------------------
+    # ---- ties ------------------------------------------------------------------------------------------------------
 
     def tie(self, a: Factor, b: Factor, why: str) -> None:
         """The positions of `a` and `b` (arrays of atoms that broadcast) go together; tying with 0 freezes."""
@@ -236,10 +115,12 @@ class Tracer:
         """[n] new atoms for positions that no parameter holds (padding)."""
         return self.trace.fresh(n)
 
-    # ---- one axis at a time -----------------------------------------------------------------------------------------
+    # ---- one axis at a time ----------------------------------------------------------------------------------------
 
     def atoms(self, arg: Arg, axis: int) -> Factor:
-        """[size] the atoms along one axis, 0 where it is frozen; what varies jointly with it is tied along the other axes."""
+        """[size] the atoms along one axis, 0 where it is frozen; what varies jointly with it is tied along the other
+        axes.
+        """
         axis %= arg.rank
         found = [self.project(f, axis) for f in arg.view if f.shape[axis] > 1]
         if not found:
@@ -267,10 +148,12 @@ class Tracer:
         wanted = {a % arg.rank for a in axes}
         return tuple(f for f in arg.view if not wanted.intersection(support(f)))
 
-    # ---- broadcasting -------------------------------------------------------------------------------------------------
+    # ---- broadcasting ----------------------------------------------------------------------------------------------
 
     def align(self, args: Sequence[tuple[View, Shape]], why: str) -> View:
-        """View of the broadcast of several operands: along every axis, all that are not of size 1 there lose the same positions."""
+        """View of the broadcast of several operands: along every axis, all that are not of size 1 there lose the same
+        positions.
+        """
         rank = max(len(s) for _, s in args)
         shapes = [(1,) * (rank - len(s)) + tuple(s) for _, s in args]
         views = [[raise_rank(f, rank) for f in v] for v, _ in args]
@@ -321,7 +204,9 @@ class Tracer:
         return factors[:1]
 
     def without(self, factor: Factor, axis: int, why: str) -> Factor | None:
-        """A factor that no longer varies along `axis`: whole lines along it go together; None (and frozen) if it is all there is."""
+        """A factor that no longer varies along `axis`: whole lines along it go together; None (and frozen) if it is all
+        there is.
+        """
         if support(factor) == (axis,):
             self.freeze([factor], f"{why}, and not every operand can lose positions there")
             return None
@@ -338,7 +223,7 @@ class Tracer:
         return factor
 
     def contract(self, args: Sequence[tuple[View, Shape]], summed: Sequence[int], why: str) -> tuple[View, View]:
-        """Align operands in one common frame of axes, then sum over some: (factors that stay, 1-D factors summed over)."""
+        """Align operands in a common frame of axes, then sum over some: (factors that stay, factors summed over)."""
         stay, gone = [], []
         for f in self.align(args, why):
             over = [a for a in summed if f.shape[a] > 1]
@@ -353,12 +238,14 @@ class Tracer:
                 gone.append(atoms.reshape([-1 if a == over[-1] else 1 for a in range(f.ndim)]))
         return tuple(stay), tuple(gone)
 
-    # ---- records ------------------------------------------------------------------------------------------------------
+    # ---- records ---------------------------------------------------------------------------------------------------
 
     def layer(
         self, weight: Arg | None, outputs: Factor, inputs: Factor, frame: Shape, factors: Iterable[Factor]
     ) -> None:
-        """Record a layer: its filters, the positions it reads, and its MACs, the volume of `frame`, along which `factors` vary."""
+        """Record a layer: its filters, the positions it reads, and its MACs, the volume of `frame`, along which
+        `factors` vary.
+        """
         self.trace.roles[outputs] |= OUT
         self.trace.roles[inputs] |= IN
         dims, constant, used = [], prod(frame), set[int]()
@@ -371,16 +258,21 @@ class Tracer:
         self.trace.layers.append(Contact(self.label[1], self.node.op, name, outputs, inputs, constant, tuple(dims)))
 
     def refit(self, function: Refit) -> None:
-        """After the cut, set the node's parameters (inputs or attributes, by their modern names) to what `function` returns."""
+        """After the cut, set the node's parameters (inputs or attributes, by their modern names) to what `function`
+        returns.
+        """
         self.trace.refits.append((self._key(), function))
 
     def sums(self, operand: int, factor: Factor) -> None:
-        """The node sums an activation over what this factor of it varies along: in the masked original, removed positions
-        must not contribute."""
+        """The node sums an activation over what this factor of it varies along: in the masked original, removed
+        positions must not contribute.
+        """
         self.trace.contracted.append(Contracted(self._key(), operand, factor))
 
     def bracket(self, axis: int, atoms: Factor, params: Sequence[Arg | None] = (), restores: bool = True) -> None:
-        """The node reduces or renormalises over `axis` of its first input; `params`: vectors along it; `restores`: the output has it."""
+        """The node reduces or renormalises over `axis` of its first input; `params`: vectors along it; `restores`: the
+        output has it.
+        """
         names = tuple(p.name for p in params if p is not None)
         self.trace.brackets.append(Bracket(self._key(), axis, atoms, names, restores))
 

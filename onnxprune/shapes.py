@@ -79,8 +79,8 @@ def _refuse_giants(shapes: Mapping[str, Shape]) -> None:
     if name and 4 * prod(shapes[name]) > MAX_BYTES:
         size = f"{4 * prod(shapes[name]) / 2**30:.0f} GB"
         raise ResourceError(
-            f"tensor {name!r} of shape {_text(shapes[name])} would need {size} to run; the limit is {MAX_BYTES >> 30} GB. "
-            "If the model is what you think it is, try a smaller --input-shape"
+            f"tensor {name!r} of shape {_text(shapes[name])} would need {size} to run; the limit is "
+            f"{MAX_BYTES >> 30} GB. If the model is what you think it is, try a smaller --input-shape"
         )
 
 

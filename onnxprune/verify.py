@@ -92,8 +92,8 @@ def _run(model: Model, feeds: Mapping[str, Array], names: tuple[str, ...]) -> di
 def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:
     """Graph outputs that do not depend on an index or a random number, and the tensors from which some were computed.
 
-    Float noise can flip an ArgMax: what it read is compared in its place. A Softmax saturates on random inputs and hides
-    differences: what a squashing output was computed from is compared too.
+    Float noise can flip an ArgMax: what it read is compared in its place. A Softmax saturates on random inputs and
+    hides differences: what a squashing output was computed from is compared too.
     """
     tainted: set[str] = set()
     taps: list[str] = []
@@ -180,7 +180,9 @@ def _problem(model: Model, shapes: Mapping[str, Shape]) -> str:
     proto.graph.output.extend(model.header.graph.output)
     for value in proto.graph.output:  # onnxruntime takes outputs of unknown rank, the checker does not
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
-            value.type.tensor_type.shape.dim.extend([onnx.TensorShapeProto.Dimension()] * len(shapes.get(value.name, ())))
+            value.type.tensor_type.shape.dim.extend(
+                [onnx.TensorShapeProto.Dimension()] * len(shapes.get(value.name, ()))
+            )
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:

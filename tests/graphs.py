@@ -91,14 +91,16 @@ def reasons(analysis):
 
 
 def random_plan(analysis, share, seed):
-    """[classes + 1] bool: a share of the classes goes, in random order, while every axis keeps a position."""
+    """[classes + 1] bool: a share of the classes goes, in random order, while every axis of every tensor keeps a position."""
     kept = np.ones(analysis.classes + 1, bool)
     wanted = int(np.ceil(share * analysis.classes))
+    inner = [analysis.trace.classes[f] for view in analysis.trace.trace.views.values() for f in view]
+    axes = [a.classes for a in analysis.axes] + inner
     for number in np.random.default_rng(seed).permutation(analysis.classes) + 1:
         if (~kept).sum() == wanted:
             break
         kept[number] = False
-        kept[number] = any(not kept[a.classes].any() for a in analysis.axes)
+        kept[number] = any(not kept[classes].any() for classes in axes)
     return kept
 
 

@@ -174,7 +174,9 @@ def test_a_forgotten_axis_that_shares_its_atoms_with_a_carried_one():
 def test_a_rule_with_a_wrong_shape_is_our_bug(rules):
     """The engine says which rule, and stops."""
     RULES["com.acme", "MyOp"] = lambda t, x: (along(t.atoms(x, 1), 0, 4),)
-    with pytest.raises(VerificationError, match=r"The rule of MyOp \(node d\) returned a factor of shape \(4, 1, 1, 1\)"):
+    with pytest.raises(
+        VerificationError, match=r"The rule of MyOp \(node d\) returned a factor of shape \(4, 1, 1, 1\)"
+    ):
         custom()()
 
 

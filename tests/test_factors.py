@@ -23,13 +23,15 @@ from onnxprune.runtime import session
 LARGEST = 240  # positions of a tensor
 PADDING = -1  # not a number of any position
 
-shapes = st.lists(st.sampled_from((1, 2, 2, 3, 4)), min_size=1, max_size=4).filter(lambda s: prod(s) <= LARGEST).map(tuple)
+shapes = (
+    st.lists(st.sampled_from((1, 2, 2, 3, 4)), min_size=1, max_size=4).filter(lambda s: prod(s) <= LARGEST).map(tuple)
+)
 
 
 @st.composite
 def regrouped(draw, size):
     """Another shape with that many positions."""
-    primes = [p for p in (2, 3, 5, 7) for _ in range(10) if size % p == 0 and not (size := size // p) == 0]
+    primes = [p for p in (2, 3, 5, 7) for _ in range(10) if size % p == 0 and (size := size // p) != 0]
     groups = draw(st.integers(1, 4))
     shape = [1] * groups
     for p in [*primes, size]:
@@ -233,7 +235,11 @@ def add_concat(c, draw):
     x = c.value
     axis = draw(st.integers(0, x.ndim - 1))
     fits = [
-        n for n, a in c.arrays.items() if a.dtype == x.dtype and a.ndim == x.ndim and np.delete(a.shape, axis).tolist() == np.delete(x.shape, axis).tolist()
+        n
+        for n, a in c.arrays.items()
+        if a.dtype == x.dtype
+        and a.ndim == x.ndim
+        and np.delete(a.shape, axis).tolist() == np.delete(x.shape, axis).tolist()
     ]
     fresh = c.weight((*x.shape[:axis], 2, *x.shape[axis + 1 :]))
     parts = [c.last, *draw(st.lists(st.sampled_from([*fits, fresh]), min_size=1, max_size=2))]
@@ -259,7 +265,17 @@ def add_pad(c, draw):
 
 
 STEPS = [
-    *(add_reshape, add_reshape, add_flatten, add_transpose, add_unsqueeze, add_squeeze, add_expand, add_tile, add_slice),
+    *(
+        add_reshape,
+        add_reshape,
+        add_flatten,
+        add_transpose,
+        add_unsqueeze,
+        add_squeeze,
+        add_expand,
+        add_tile,
+        add_slice,
+    ),
     *(add_gather, add_concat, add_split, add_pad),
 ]
 
@@ -330,7 +346,6 @@ def test_a_chain_agrees_with_an_index_tensor(chain, seed, share):
     """
     analysis = couple(from_proto(model_of(chain, True)), {n: a.shape for n, a in chain.arrays.items()} | {"end": ()})
     kept = random_plan(analysis, share, seed)
-    assume(not any(removed(analysis, kept, n, a.shape).all() for n, a in chain.arrays.items()))
     small = cut(analysis, kept).to_proto()
     small.graph.node.pop()
     small.graph.ClearField("output")
@@ -352,7 +367,9 @@ def test_most_chains_have_something_to_remove():
     @settings(max_examples=50, database=None)
     @given(chains())
     def count(chain):
-        analysis = couple(from_proto(model_of(chain, True)), {n: a.shape for n, a in chain.arrays.items()} | {"end": ()})
+        analysis = couple(
+            from_proto(model_of(chain, True)), {n: a.shape for n, a in chain.arrays.items()} | {"end": ()}
+        )
         found.append(analysis.classes > 1)
 
     count()

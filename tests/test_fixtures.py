@@ -81,8 +81,10 @@ def test_stated_versions_and_batch(path):
     """Opset and batch are as stated; one input and one output carry the common names."""
     model, row = onnx.load(path), table()[path.name]
     batch = model.graph.input[0].type.tensor_type.shape.dim[0]
-    assert ([value.name for value in model.graph.input], [value.name for value in model.graph.output]) == \
-        (["input"], ["logits"])
+    assert ([value.name for value in model.graph.input], [value.name for value in model.graph.output]) == (
+        ["input"],
+        ["logits"],
+    )
     assert (str(model.opset_import[0].version), str(batch.dim_value or "dynamic")) == (row["opset"], row["batch"])
     assert model.opset_import[0].version == 17 if row["exporter"] == "legacy" else model.opset_import[0].version >= 18
 
@@ -96,8 +98,9 @@ def test_half_of_the_files_take_any_batch():
 def test_batch_normalization_is_kept_and_folded():
     """The two residual networks differ in what they are named for."""
     for exporter in ("legacy", "dynamo"):
-        assert count(FIXTURES / f"resnet_bn_{exporter}.onnx", "BatchNormalization") == \
-            count(FIXTURES / f"resnet_bn_{exporter}.onnx", "Conv")
+        assert count(FIXTURES / f"resnet_bn_{exporter}.onnx", "BatchNormalization") == count(
+            FIXTURES / f"resnet_bn_{exporter}.onnx", "Conv"
+        )
         assert count(FIXTURES / f"resnet_folded_{exporter}.onnx", "BatchNormalization") == 0
 
 

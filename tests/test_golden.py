@@ -251,8 +251,6 @@ def removable(case, x, arrays, chosen):
     return any(y is not None and y.shape == want.shape and np.allclose(y, want, atol=1e-9) for y in found)
 
 
-
-
 def smallest_sets(case, x, arrays):
     """All sets of positions that can be removed and of which no smaller part can."""
     axes = [(a.split(".")[0], int(a.split(".")[1])) for a in case.axes]
@@ -287,5 +285,7 @@ def test_classes_are_the_smallest_removable_sets(case):
     x = np.random.default_rng(1).standard_normal(analysis.shapes["x"])
     exact = [c for c in range(1, analysis.classes + 1) if not analysis.inexact[c]]
     axes = [a for a in analysis.axes if f"{a.param}.{a.axis}" in case.axes]
-    classes = {frozenset((a.param, a.axis, int(i)) for a in axes for i in np.flatnonzero(a.classes == c)) for c in exact}
+    classes = {
+        frozenset((a.param, a.axis, int(i)) for a in axes for i in np.flatnonzero(a.classes == c)) for c in exact
+    }
     assert smallest_sets(case, x, arrays) == classes - {frozenset()}

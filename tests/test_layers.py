@@ -25,6 +25,7 @@ LAYERS = (
     ("runtime",),
     ("shapes",),
     ("normalize",),
+    ("trace",),
     ("rules",),
     ("ops", "reasons"),
     ("couple",),

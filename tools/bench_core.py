@@ -29,7 +29,7 @@ MODELS = ["resnet18", "resnet50", "resnet101", "resnet152", "densenet121", "dens
 AGAINST_PEERS = ["resnet50", "resnet152", "densenet121", "densenet201"]
 
 
-def chain(nodes: int) -> Any:  # noqa: ANN401
+def chain(nodes: int) -> Any:
     """A model of that many nodes: Conv 1x1 (8 channels) and Relu in turn."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
@@ -59,7 +59,7 @@ def in_process(path: str, keep: float, repeats: int) -> dict[str, float]:
     proto = chain(int(path)) if path.isdigit() else onnx.load(path)
     kept = 1.0
 
-    def analyse() -> Any:  # noqa: ANN401
+    def analyse() -> Any:
         model = normalize.normalize(proto)
         return couple(model, concrete_shapes(model))
 

@@ -68,7 +68,7 @@ def one(path: str, shape: str) -> dict[str, Any]:
     return row
 
 
-def _reasons(analysis: Any) -> list[list[Any]]:  # noqa: ANN401
+def _reasons(analysis: Any) -> list[list[Any]]:
     from onnxprune.api import frozen_summary
 
     return [list(x) for x in frozen_summary(analysis)][:4]
@@ -141,11 +141,11 @@ def write(journal: Path, table: Path) -> None:
     head = [
         "# The zoo",
         "",
-        f"{len(found)} exported models, {len(found) - len(bad)} without a failure. Written by `python tools/zoo.py FOLDER`;",
-        "exports by `tools/zoo_export.py` (random weights, randomised normalisations) and the trained models at hand.",
-        "Kept: share of the MACs. Reachable: the smallest share at floors of 10 %. Error: masking oracle, largest of the",
-        "runs, relative. Largest: filters in the largest class. Seconds: analysis alone / slowest compression, process",
-        "start excluded.",
+        f"{len(found)} exported models, {len(found) - len(bad)} without a failure. Written by",
+        "`python tools/zoo.py FOLDER`; exports by `tools/zoo_export.py` (random weights, randomised normalisations),",
+        "and the trained models at hand. Kept: share of the MACs. Reachable: the smallest share at floors of 10 %.",
+        "Error: masking oracle, largest of the runs, relative. Largest: filters in the largest class. Seconds:",
+        "analysis alone / slowest compression, process start excluded.",
         "",
         "| model | MMACs | 0.5 | 0.5, align 8 | 0.2 best effort | 0.5 inexact | reachable | error | classes | largest"
         " | inexact | frozen filters | why frozen | seconds |",

@@ -1,4 +1,6 @@
-"""Fused attention: whole heads are prunable. (Written out in MatMuls, attention needs no rule: there the same dimensions of every head are.)"""
+"""Fused attention: whole heads are prunable. (Written out in MatMuls, attention needs no rule: there the same
+dimensions of every head are.)
+"""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def resize(
 
 
 def _interpolated(t: Tracer, X: Arg, which: list[int], crop: Arg | None, scales: Arg | None) -> set[int]:
-    """Axes along which positions mix: the size changes, or a crop or a scale near 1 moves positions at the same size."""
+    """Axes along which positions mix: the size changes, or a crop or a scale near 1 moves positions."""
     changed = {i for i, (a, b) in enumerate(zip(X.shape, t.shape(), strict=True)) if a != b}
     if scales is not None and scales.value is not None and scales.value.size:
         changed |= {a for a, s in zip(which, scales.value, strict=True) if s != 1}

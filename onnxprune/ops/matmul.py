@@ -1,4 +1,4 @@
-"""Products that sum over an axis: in one common frame of axes, operands align as in broadcasting, then axes are summed."""
+"""Products that sum over an axis: in a common frame, operands align as in broadcasting, then axes are summed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Ops that only move data: the same numpy op on every factor. Targets are refitted, 0 and -1 kept where they stay right."""
+"""Ops that only move data: the same numpy op on every factor. Targets are refitted, 0 and -1 kept where they stay
+right.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def transpose(t: Tracer, data: Arg, *, perm: list[int] | None = None) -> View:
 
 @rule("Expand")
 def expand(t: Tracer, input: Arg, shape: Arg) -> View:
-    """y = x broadcast to `shape`: positions on a new axis are copies, and leave with whatever they are combined with."""
+    """y = x broadcast to `shape`: positions on a new axis are copies, and leave with what they are combined with."""
     y = tuple(raise_rank(f, len(t.shape())) for f in input.view)
     if shape.value is None:
         certain = t.certain(shape)[::-1]

@@ -1,4 +1,6 @@
-"""Normalisations: exact per channel (Batch, Instance) or whole group (Group); inexact over the channels (Layer, RMS, LRN)."""
+"""Normalisations: exact per channel (Batch, Instance) or whole group (Group); inexact over the channels (Layer, RMS,
+LRN).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def channelwise(t: Tracer, X: Arg, axis: int, params: list[Arg | None]) -> View:
 
 @rule("BatchNormalization")
 def batch_normalization(t: Tracer, X: Arg, scale: Arg, B: Arg, input_mean: Arg, input_var: Arg) -> list[View]:
-    """y[:, c] = scale[c] * (x[:, c] - mean[c]) / sqrt(var[c] + epsilon) + b[c]; in training, statistics per channel too."""
+    """y[:, c] = scale[c] * (x[:, c] - mean[c]) / sqrt(var[c] + epsilon) + b[c]; in training, statistics per channel
+    too.
+    """
     channels = channelwise(t, X, 1, [scale, B, input_mean, input_var])[0]
     statistics: View = (channels.reshape(-1),)
     return [(channels,), *[statistics] * (len(t.node.outputs) - 1)]
@@ -25,7 +29,7 @@ def batch_normalization(t: Tracer, X: Arg, scale: Arg, B: Arg, input_mean: Arg, 
 
 @rule("InstanceNormalization")
 def instance_normalization(t: Tracer, input: Arg, scale: Arg, B: Arg) -> View:
-    """Statistics over space, per sample and channel; channels that were reshaped into space (a GroupNorm) are inexact."""
+    """Statistics over space, per sample and channel; channels reshaped into space (a GroupNorm) are inexact."""
     y, space = channelwise(t, input, 1, [scale, B])[:1], []
     for f in t.others(input, 1):
         axes = support(f)
@@ -37,7 +41,9 @@ def instance_normalization(t: Tracer, input: Arg, scale: Arg, B: Arg) -> View:
 
 @rule("GroupNormalization")
 def group_normalization(t: Tracer, X: Arg, scale: Arg, bias: Arg, *, num_groups: int) -> View:
-    """Statistics over space and the channels of one group: whole groups are exact. Before opset 21, one scale per group."""
+    """Statistics over space and the channels of one group: whole groups are exact. Before opset 21, one scale per
+    group.
+    """
     grid = t.atoms(X, 1).reshape(num_groups, -1)
     t.tie(grid, grid[:, :1], "the channels of one normalisation group go together")
     for p in (scale, bias):

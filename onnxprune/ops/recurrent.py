@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN: one hidden unit is a row of every gate, a column of the recurrence, and a position of every state."""
+"""LSTM, GRU and RNN: a hidden unit is a row of every gate, a column of the recurrence, a position of each state."""
 
 from __future__ import annotations
 

@@ -60,7 +60,8 @@ def reduce_other(
 def _reduce(
     t: Tracer, data: Arg, axes: tuple[int, ...], keepdims: int, alone: Callable[[Factor, int], None], sums: bool = False
 ) -> View:
-    """Carry what is not reduced, whole lines of what partly is, and leave to `alone` what varies only along one reduced axis.
+    """Carry what is not reduced, whole lines of what partly is, and leave to `alone` what varies only along one reduced
+    axis.
 
     Where reduced positions may leave (`sums`), they do so rather than whole lines if there are more of them.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,8 @@ def split(t: Tracer, input: Arg, split: Arg | None = None, *, axis: int = 0) -> 
     """Consecutive parts along `axis`."""
     axis %= input.rank
     lengths = [t.shape(i)[axis] for i in range(len(t.node.outputs))]
-    starts = np.cumsum([0, *lengths])
-    parts = [
-        tuple(factors.cut(f, axis, slice(a, b)) for f in input.view) for a, b in zip(starts, starts[1:], strict=False)
-    ]
+    slices = [slice(a, b) for a, b in pairwise(np.cumsum([0, *lengths]))]
+    parts = [tuple(factors.cut(f, axis, where) for f in input.view) for where in slices]
     if any(f.shape[axis] > 1 for f in input.view):
 
         def refit(kept: Kept) -> dict[str, Any]:
@@ -107,7 +106,9 @@ def slice_(
 
 
 def _strided(t: Tracer, data: Arg, axis: int, where: slice) -> None:
-    """Every n-th position of a whole axis stays every n-th as long as blocks of n go together; nothing else can be written."""
+    """Every n-th position of a whole axis stays every n-th as long as blocks of n go together; nothing else can be
+    written.
+    """
     size, step = data.shape[axis], where.step
     if step == 1:
         return
@@ -173,7 +174,7 @@ def _pick(t: Tracer, data: Arg, index: int, axis: int) -> View:
 
 @rule("ScatterND")
 def scatter_nd(t: Tracer, data: Arg, indices: Arg, updates: Arg) -> View:
-    """y = x with rows, found by constant indices into the leading axes, replaced: those axes stay, the others are tied."""
+    """y = x with rows, found by constant indices, replaced: the leading axes stay, the others are tied."""
     k = indices.shape[-1]
     indices.ints("indices")
     leading = len(indices.shape) - 1

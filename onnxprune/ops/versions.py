@@ -13,7 +13,7 @@ import onnx.defs
 from onnxprune.graph import Array, Model, Node, Tensor, Variable, constant, fresh_name, values
 
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
-# op -> (last operator set of the old form, the attributes that became inputs, in the order of the inputs after the data)
+# op -> (last operator set of the old form, attributes that became inputs, in the order of the inputs after the data)
 _ATTRIBUTES: dict[str, tuple[int, tuple[str, ...]]] = {
     "Clip": (10, ("min", "max")),
     "Pad": (10, ("pads", "value")),
@@ -32,7 +32,9 @@ _FLATTENING = frozenset(
 
 
 def modern(node: Node, opset: int) -> tuple[list[Tensor | Array | None], dict[str, Any]]:
-    """Inputs and attributes of a node of the default domain in today's form; an attribute that became an input is an array."""
+    """Inputs and attributes of a node of the default domain in today's form; an attribute that became an input is an
+    array.
+    """
     inputs: list[Tensor | Array | None] = [t if t.name else None for t in node.inputs]
     attrs = dict(node.attrs)
     last, names = _ATTRIBUTES.get(node.op, (0, ()))
@@ -69,7 +71,7 @@ def _input_names(schema: onnx.defs.OpSchema) -> list[str]:
 
 
 def _set_input(model: Model, node: Node, index: int, array: Array, taken: set[str]) -> None:
-    """Give the node a constant; the old one stays for whoever else reads it: other nodes, bodies, the graph's results."""
+    """Give the node a constant; the old one stays for whoever else reads it."""
     while len(node.inputs) <= index:
         node.inputs.append(Variable.empty())
     old = node.inputs[index]

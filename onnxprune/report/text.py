@@ -258,7 +258,7 @@ def _change_table(title: str, changes: Sequence[Change]) -> RenderableType:
     return _sections(table, more, gap=0)
 
 
-def _value(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def _value(value: Any) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 

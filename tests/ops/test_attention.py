@@ -95,9 +95,9 @@ REFUSE = {
         {"q.1": "keys and values are cached outside"},
     ),
     "scores that are a result": (
-        PROJECT.format(8, 8, 8, "", "h, pk, pv, z = Attention <q_num_heads = 4, kv_num_heads = 4> (qs, ks, vs)").replace(
-            "float[] y", "float[] y, float[] z"
-        ),
+        PROJECT.format(
+            8, 8, 8, "", "h, pk, pv, z = Attention <q_num_heads = 4, kv_num_heads = 4> (qs, ks, vs)"
+        ).replace("float[] y", "float[] y, float[] z"),
         {"q.1": "it is a result of the model (graph output z)"},
     ),
 }

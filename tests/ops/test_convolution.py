@@ -16,7 +16,8 @@ PRUNE = {
         CHANNELS,
     ),
     "2-D": (
-        X + """<float[4,3,3,3] w, float[4] b, float[2,4,1,1] v> {
+        X
+        + """<float[4,3,3,3] w, float[4] b, float[2,4,1,1] v> {
             h = Conv <pads = [1, 1, 1, 1]> (x, w, b)
             y = Conv(h, v)
         }""",
@@ -30,14 +31,16 @@ PRUNE = {
         {"w.0 v.1": [1, 2, 3, 4]},
     ),
     "dilated, strided": (
-        X + """<float[4,3,2,2] w, float[2,4,2,2] v> {
+        X
+        + """<float[4,3,2,2] w, float[2,4,2,2] v> {
             h = Conv <dilations = [2, 2]> (x, w)
             y = Conv <strides = [2, 2], auto_pad = "SAME_UPPER"> (h, v)
         }""",
         {"w.0 v.1": [1, 2, 3, 4]},
     ),
     "few large groups lose the same channels": (
-        X + """<float[6,3,1,1] u, float[4,3,3,3] w, float[4] b, float[2,4,1,1] v> {
+        X
+        + """<float[6,3,1,1] u, float[4,3,3,3] w, float[4] b, float[2,4,1,1] v> {
             a = Conv(x, u)
             h = Conv <group = 2> (a, w, b)
             y = Conv(h, v)
@@ -45,7 +48,8 @@ PRUNE = {
         {"u.0": [1, 2, 3, 1, 2, 3], "w.1": [1, 2, 3], "w.0 b.0 v.1": [4, 5, 4, 5]},
     ),
     "few large groups, transposed": (
-        X + """<float[6,3,1,1] u, float[6,2,2,2] w, float[4] b, float[4,2,1,1] v> {
+        X
+        + """<float[6,3,1,1] u, float[6,2,2,2] w, float[4] b, float[4,2,1,1] v> {
             a = Conv(x, u)
             h = ConvTranspose <group = 2> (a, w, b)
             y = ConvTranspose(h, v)
@@ -53,7 +57,8 @@ PRUNE = {
         {"u.0 w.0": [1, 2, 3, 1, 2, 3], "w.1": [4, 5], "b.0 v.0": [4, 5, 4, 5]},
     ),
     "grouped: inputs and outputs of a group go together": (
-        X + """<float[4,3,1,1] u, float[6,2,3,3] w, float[6] b, float[2,6,1,1] v> {
+        X
+        + """<float[4,3,1,1] u, float[6,2,3,3] w, float[6] b, float[2,6,1,1] v> {
             a = Conv(x, u)
             h = Conv <group = 2> (a, w, b)
             y = Conv(h, v)
@@ -61,7 +66,8 @@ PRUNE = {
         {"u.0": [1, 1, 2, 2], "w.0 b.0 v.1": [1, 1, 1, 2, 2, 2]},
     ),
     "depthwise with a multiplier of 2": (
-        X + """<float[3,3,1,1] u, float[6,1,3,3] w, float[6] b, float[2,6,1,1] v> {
+        X
+        + """<float[3,3,1,1] u, float[6,1,3,3] w, float[6] b, float[2,6,1,1] v> {
             a = Conv(x, u)
             h = Conv <group = 3> (a, w, b)
             y = Conv(h, v)
@@ -69,14 +75,16 @@ PRUNE = {
         {"u.0": [1, 2, 3], "w.0 b.0 v.1": [1, 1, 2, 2, 3, 3]},
     ),
     "transposed": (
-        X + """<float[3,4,2,2] w, float[4] b, float[4,2,1,1] v> {
+        X
+        + """<float[3,4,2,2] w, float[4] b, float[4,2,1,1] v> {
             h = ConvTranspose <strides = [2, 2]> (x, w, b)
             y = ConvTranspose(h, v)
         }""",
         {"w.1 b.0 v.0": [1, 2, 3, 4]},
     ),
     "transposed and grouped": (
-        X + """<float[4,3,1,1] u, float[4,3,2,2] w, float[6] b, float[6,2,1,1] v> {
+        X
+        + """<float[4,3,1,1] u, float[4,3,2,2] w, float[6] b, float[6,2,1,1] v> {
             a = Conv(x, u)
             h = ConvTranspose <group = 2> (a, w, b)
             y = ConvTranspose(h, v)
@@ -92,7 +100,8 @@ PRUNE = {
     "Resize by scales": (between("d = Resize(h, , r)", "float[4] r = {1, 1, 2, 2}"), CHANNELS),
     "Resize to sizes": (between('d = Resize <mode = "linear"> (h, , , r)', "int64[4] r = {1, 4, 9, 3}"), CHANNELS),
     "DepthToSpace DCR": (
-        X + """<float[8,3,1,1] w, float[2,2,1,1] v> {
+        X
+        + """<float[8,3,1,1] w, float[2,2,1,1] v> {
             h = Conv(x, w)
             d = DepthToSpace <blocksize = 2> (h)
             y = Conv(d, v)
@@ -100,7 +109,8 @@ PRUNE = {
         {"w.0": [1, 2, 1, 2, 1, 2, 1, 2], "v.1": [1, 2]},
     ),
     "DepthToSpace CRD": (
-        X + """<float[8,3,1,1] w, float[2,2,1,1] v> {
+        X
+        + """<float[8,3,1,1] w, float[2,2,1,1] v> {
             h = Conv(x, w)
             d = DepthToSpace <blocksize = 2, mode = "CRD"> (h)
             y = Conv(d, v)
@@ -146,7 +156,8 @@ REFUSE = {
         {"w.0": "its rule does not let positions of axis (1,) of h go"},
     ),
     "the indices of a pool": (
-        X.replace("float[] y", "float[] y, int64[] i") + """<float[4,3,1,1] w, float[2,4,1,1] v> {
+        X.replace("float[] y", "float[] y, int64[] i")
+        + """<float[4,3,1,1] w, float[2,4,1,1] v> {
             h = Conv(x, w)
             d, i = MaxPool <kernel_shape = [2, 2]> (h)
             y = Conv(d, v)

@@ -8,8 +8,36 @@ from graphs import CHANNELS, analyse, assert_sound, between, each, expected, gol
 DOMAIN_1 = ("Acos", "Asin", "Atanh")  # arguments within -1..1
 POSITIVE = ("Acosh", "Log", "Sqrt")  # arguments of at least 1
 UNARY = (
-    *("Abs", "Asinh", "Atan", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "HardSigmoid", "HardSwish"),
-    *("Identity", "LeakyRelu", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh"),
+    *(
+        "Abs",
+        "Asinh",
+        "Atan",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Cos",
+        "Cosh",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "HardSigmoid",
+        "HardSwish",
+    ),
+    *(
+        "Identity",
+        "LeakyRelu",
+        "Neg",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Shrink",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+    ),
     *("Softplus", "Softsign", "Tan", "Tanh", "ThresholdedRelu", *DOMAIN_1, *POSITIVE),
 )
 SINCE = {"Mish": 18, "Gelu": 20, "Swish": 24}  # the first operator set that has them
@@ -72,8 +100,10 @@ PRUNE = {
         {"w.1 v.0": [1, 2, 3, 4]},
     ),
     "squeeze and excite": (
-        between("p = GlobalAveragePool(h)  e = Conv(p, r)  f = Relu(e)  i = Conv(f, o)  s = Sigmoid(i)  d = Mul(h, s)",
-                "float[2,4,1,1] r, float[4,2,1,1] o"),
+        between(
+            "p = GlobalAveragePool(h)  e = Conv(p, r)  f = Relu(e)  i = Conv(f, o)  s = Sigmoid(i)  d = Mul(h, s)",
+            "float[2,4,1,1] r, float[4,2,1,1] o",
+        ),
         CHANNELS | {"r.1 o.0": [1, 2, 3, 4], "r.0 o.1": [5, 6]},
     ),
     "a residual stream": (
@@ -110,7 +140,9 @@ REFUSE = {
             d = Add(h, z)
             y = MatMul(d, v)
         }""",
-        {"w.1": "operands of an element-wise op lose the same positions, and not every operand can lose positions there"},
+        {
+            "w.1": "operands of an element-wise op lose the same positions, and not every operand can lose positions there"
+        },
     ),
 }
 
@@ -138,7 +170,9 @@ def test_must_refuse(text, why):
 @pytest.mark.parametrize("op", [*UNARY, *SINCE])
 def test_unary(op):
     """Every unary op carries channels, exactly."""
-    before = "p = Sigmoid(h)" if op in DOMAIN_1 else "e = Exp(h)  p = Add(e, one)" if op in POSITIVE else "p = Identity(h)"
+    before = (
+        "p = Sigmoid(h)" if op in DOMAIN_1 else "e = Exp(h)  p = Add(e, one)" if op in POSITIVE else "p = Identity(h)"
+    )
     analysis = analyse(between(f"{before}  d = {op}(p)", "float one = {1}"), opset=SINCE.get(op, 17))
     assert golden(analysis) == expected(CHANNELS)
     assert_sound(analysis)

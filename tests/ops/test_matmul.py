@@ -119,7 +119,10 @@ PRUNE = {
         }""",
         {"w.1 b.0": [1, 2] * 6, "o.0": [1, 2, 1, 2]},
     ),
-    "Gemm": (GEMM + "<float[3,4] w, float[4] b, float[4,2] v> { h = Gemm(x, w, b)  y = Gemm(h, v) }", {"w.1 b.0 v.0": FOUR}),
+    "Gemm": (
+        GEMM + "<float[3,4] w, float[4] b, float[4,2] v> { h = Gemm(x, w, b)  y = Gemm(h, v) }",
+        {"w.1 b.0 v.0": FOUR},
+    ),
     "Gemm with scales and both operands transposed": (
         """g (float[3,5] x) => (float[] y) <float[4,3] w, float[4] b, float[2,4] v> {
             h = Gemm <transA = 1, transB = 1, alpha = 0.5, beta = 2.0> (x, w, b)

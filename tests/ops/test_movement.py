@@ -18,15 +18,24 @@ SPACE = {"w.0": FOUR, "v.0": [c for c in FOUR for _ in range(4)]}
 
 PRUNE = {
     "Reshape with 0": (TOKENS.format(4, 4, ", int64[3] s = {0, 0, 0}", "d = Reshape(h, s)"), {"w.1 v.0": FOUR}),
-    "Reshape that merges tokens": (TOKENS.format(4, 4, ", int64[2] s = {-1, 4}", "d = Reshape(h, s)"), {"w.1 v.0": FOUR}),
-    "Reshape of channels into -1": (TOKENS.format(4, 4, ", int64[2] s = {10, -1}", "d = Reshape(h, s)"), {"w.1 v.0": FOUR}),
+    "Reshape that merges tokens": (
+        TOKENS.format(4, 4, ", int64[2] s = {-1, 4}", "d = Reshape(h, s)"),
+        {"w.1 v.0": FOUR},
+    ),
+    "Reshape of channels into -1": (
+        TOKENS.format(4, 4, ", int64[2] s = {10, -1}", "d = Reshape(h, s)"),
+        {"w.1 v.0": FOUR},
+    ),
     "Reshape with allowzero": (
         TOKENS.format(4, 4, ", int64[3] s = {5, 2, 4}", "d = Reshape <allowzero = 1> (h, s)"),
         {"w.1 v.0": FOUR},
     ),
     "heads split and merged again": (
         TOKENS.format(
-            6, 6, ", int64[4] s = {2, 5, 2, 3}, int64[3] t = {2, 5, 6}", "a = Reshape(h, s)  r = Relu(a)  d = Reshape(r, t)"
+            6,
+            6,
+            ", int64[4] s = {2, 5, 2, 3}, int64[3] t = {2, 5, 6}",
+            "a = Reshape(h, s)  r = Relu(a)  d = Reshape(r, t)",
         ),
         {"w.1 v.0": [1, 2, 3, 1, 2, 3]},
     ),
@@ -164,7 +173,9 @@ def refitted(text, *removed):
     analysis = analyse(text)
     kept = np.ones(analysis.classes + 1, bool)
     kept[list(removed)] = False
-    return {name: c.values.tolist() for name, c in cut(analysis, kept).constants().items() if c.values.dtype == np.int64}
+    return {
+        name: c.values.tolist() for name, c in cut(analysis, kept).constants().items() if c.values.dtype == np.int64
+    }
 
 
 def test_targets_are_refitted_where_they_must_be():

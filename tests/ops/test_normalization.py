@@ -58,7 +58,10 @@ EXACT = {
     ),
     "LpNormalization": (TOKENS.format("", "d = LpNormalization(e)"), TOKEN),
     "LpNormalization of the first order": (TOKENS.format("", "d = LpNormalization <p = 1> (e)"), TOKEN),
-    "MeanVarianceNormalization": (between("d = MeanVarianceNormalization <axes = [0, 2, 3]> (h)").replace("[] y", "[1,2,6,6] y"), CHANNELS),
+    "MeanVarianceNormalization": (
+        between("d = MeanVarianceNormalization <axes = [0, 2, 3]> (h)").replace("[] y", "[1,2,6,6] y"),
+        CHANNELS,
+    ),
     "Softmax along another axis": (between("d = Softmax <axis = 2> (h)"), CHANNELS),
     "LayerNormalization over space": (
         between("d = LayerNormalization(h, s, o)", "float[6] s, float[6] o"),
@@ -80,7 +83,10 @@ INEXACT = {
         TOKEN | {"g.0 o.0": FOUR},
     ),
     "LRN": (between("d = LRN <size = 3> (h)"), CHANNELS),
-    "a mean over channels": (between("d = ReduceMean <axes = [1]> (h)").replace("[2,4,1,1] v", "[2,1,1,1] v"), {"w.0 b.0": FOUR}),
+    "a mean over channels": (
+        between("d = ReduceMean <axes = [1]> (h)").replace("[2,4,1,1] v", "[2,1,1,1] v"),
+        {"w.0 b.0": FOUR},
+    ),
 }
 
 REFUSE = {
@@ -141,7 +147,9 @@ def test_must_refuse(text, why):
     assert all(reason in reasons(analysis)[axis] for axis, reason in why.items())
 
 
-@each({"RMSNormalization": ("RMSNormalization(e, g)",), "with an axis": ("RMSNormalization <axis = 2> (e, g)",)}, ["call"])
+@each(
+    {"RMSNormalization": ("RMSNormalization(e, g)",), "with an axis": ("RMSNormalization <axis = 2> (e, g)",)}, ["call"]
+)
 def test_rms_normalization(call):
     """Since operator set 23: inexact, like LayerNormalization."""
     analysis = analyse(TOKENS.format(", float[4] g", f"d = {call}"), opset=23)

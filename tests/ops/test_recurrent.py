@@ -60,7 +60,9 @@ del PRUNE["two directions side by side"][1]["r.2 v.0"]
 
 REFUSE = {
     "an initial state that is an input": (
-        recurrent("GRU", 3, states=1, inputs=", float[1,2,4] s0").replace(", float[1,2,4] s0, float[4,2]", ", float[4,2]"),
+        recurrent("GRU", 3, states=1, inputs=", float[1,2,4] s0").replace(
+            ", float[1,2,4] s0, float[4,2]", ", float[4,2]"
+        ),
         {"w.1": "a hidden unit is a row of every gate and a column of the recurrence"},
     ),
     "peepholes": (

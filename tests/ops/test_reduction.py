@@ -143,7 +143,10 @@ PRUNE = {
         CHANNELS,
     ),
     "ArgMin along another axis": (
-        between("i = ArgMin <axis = 3, keepdims = 0> (h)  u = Unsqueeze(i, ax)  c = Cast <to = 1> (u)  d = Add(h, c)", "int64[1] ax = {-1}"),
+        between(
+            "i = ArgMin <axis = 3, keepdims = 0> (h)  u = Unsqueeze(i, ax)  c = Cast <to = 1> (u)  d = Add(h, c)",
+            "int64[1] ax = {-1}",
+        ),
         CHANNELS,
     ),
     "TopK along another axis": (
@@ -162,7 +165,10 @@ REFUSE = {
         between("d, i = TopK <axis = 1> (h, k)", "int64[1] k = {4}"),
         {"w.0": "their indices are a result"},
     ),
-    "CumSum over channels": (between("d = CumSum(h, ax)", "int64 ax = {1}"), {"w.0": "running sums read them in order"}),
+    "CumSum over channels": (
+        between("d = CumSum(h, ax)", "int64 ax = {1}"),
+        {"w.0": "running sums read them in order"},
+    ),
 }
 
 

@@ -19,10 +19,15 @@ SIX = """g (float[1,3,5,5] x) => (float[] y) <float[6,3,1,1] w, float[2,{0},1,1]
     {2}
     y = Conv(d, v)
 }}"""
-TOKENS = "g (float[2,5,3] x) => (float[] y) <float[3,4] w, float[4,2] v{0}> {{ h = MatMul(x, w)  {1}  y = MatMul(d, v) }}"
+TOKENS = (
+    "g (float[2,5,3] x) => (float[] y) <float[3,4] w, float[4,2] v{0}> {{ h = MatMul(x, w)  {1}  y = MatMul(d, v) }}"
+)
 
 PRUNE = {
-    "Concat of channels": (TWO.format(7, "", "d = Concat <axis = 1> (h, k)"), {"w.0": FOUR, "u.0": [5, 6, 7], "v.1": range(1, 8)}),
+    "Concat of channels": (
+        TWO.format(7, "", "d = Concat <axis = 1> (h, k)"),
+        {"w.0": FOUR, "u.0": [5, 6, 7], "v.1": range(1, 8)},
+    ),
     "Concat of channels, the other way round": (
         TWO.format(7, "", "d = Concat <axis = -3> (k, h)"),
         {"w.0": FOUR, "u.0": [5, 6, 7], "v.1": [5, 6, 7, 1, 2, 3, 4]},
@@ -51,9 +56,9 @@ PRUNE = {
         {"w.1": [1, 2, 1, 2], "u.1": [3, 4, 3, 4], "v.0": [1, 2, 3, 4, 1, 2, 3, 4]},
     ),
     "Split into sizes": (
-        SIX.format(2, ", int64[2] s = {4, 2}, float[2,4,1,1] p", "a, d = Split <axis = 1> (h, s)  b = Conv(a, p)").replace(
-            "y = Conv(d, v)", "c = Conv(d, v)  y = Add(b, c)"
-        ),
+        SIX.format(
+            2, ", int64[2] s = {4, 2}, float[2,4,1,1] p", "a, d = Split <axis = 1> (h, s)  b = Conv(a, p)"
+        ).replace("y = Conv(d, v)", "c = Conv(d, v)  y = Add(b, c)"),
         {"w.0": range(1, 7), "p.1": FOUR, "v.1": [5, 6]},
     ),
     "Split into equal parts by their number": (
@@ -77,12 +82,17 @@ PRUNE = {
         {"w.0": range(1, 7), "v.1": [3, 4, 5]},
     ),
     "Slice from the end, open": (
-        SIX.format(5, ", int64[1] b = {-5}, int64[1] e = {9223372036854775807}, int64[1] a = {-3}", "d = Slice(h, b, e, a)"),
+        SIX.format(
+            5, ", int64[1] b = {-5}, int64[1] e = {9223372036854775807}, int64[1] a = {-3}", "d = Slice(h, b, e, a)"
+        ),
         {"w.0": range(1, 7), "v.1": [2, 3, 4, 5, 6]},
     ),
     "Slice of channels and space": (
-        SIX.format(3, ", int64[3] b = {3, 1, 0}, int64[3] e = {6, 4, 5}, int64[3] a = {1, 2, 3}, int64[3] t = {1, 1, 2}",
-                   "d = Slice(h, b, e, a, t)"),
+        SIX.format(
+            3,
+            ", int64[3] b = {3, 1, 0}, int64[3] e = {6, 4, 5}, int64[3] a = {1, 2, 3}, int64[3] t = {1, 1, 2}",
+            "d = Slice(h, b, e, a, t)",
+        ),
         {"w.0": range(1, 7), "v.1": [4, 5, 6]},
     ),
     "Slices with a step of 2: pairs go together": (
@@ -106,7 +116,11 @@ PRUNE = {
         {"w.1 v.0": FOUR},
     ),
     "Gather by a matrix": (
-        SIX.format(3, ", int64[2,3] i = {0, 1, 2, 3, 4, 5}, int64[1] a = {1}", "k = Gather <axis = 1> (h, i)  d = ReduceSum <keepdims = 0> (k, a)"),
+        SIX.format(
+            3,
+            ", int64[2,3] i = {0, 1, 2, 3, 4, 5}, int64[1] a = {1}",
+            "k = Gather <axis = 1> (h, i)  d = ReduceSum <keepdims = 0> (k, a)",
+        ),
         {"w.0": [1, 2, 3, 1, 2, 3], "v.1": [1, 2, 3]},
     ),
     "an embedding, looked up by tokens": (
@@ -139,18 +153,28 @@ PRUNE = {
 REFUSE = {
     "Concat along another axis with an input": (
         TOKENS.format("", "d = Concat <axis = 1> (z, h)").replace("3] x)", "3] x, float[2,1,4] z)"),
-        {"w.1": "inputs of a Concat lose the same positions on the other axes, and not every operand can lose positions there"},
+        {
+            "w.1": "inputs of a Concat lose the same positions on the other axes, and not every operand can lose positions there"
+        },
     ),
     "Slice backwards over channels": (
-        SIX.format(6, ", int64[1] b = {-1}, int64[1] e = {-10}, int64[1] a = {1}, int64[1] t = {-1}", "d = Slice(h, b, e, a, t)"),
+        SIX.format(
+            6,
+            ", int64[1] b = {-1}, int64[1] e = {-10}, int64[1] a = {1}, int64[1] t = {-1}",
+            "d = Slice(h, b, e, a, t)",
+        ),
         {"w.0": "a Slice with steps over part of the channels, or backwards"},
     ),
     "Slice with steps over some channels": (
-        SIX.format(2, ", int64[1] b = {0}, int64[1] e = {4}, int64[1] a = {1}, int64[1] t = {2}", "d = Slice(h, b, e, a, t)"),
+        SIX.format(
+            2, ", int64[1] b = {0}, int64[1] e = {4}, int64[1] a = {1}, int64[1] t = {2}", "d = Slice(h, b, e, a, t)"
+        ),
         {"w.0": "a Slice with steps over part of the channels, or backwards"},
     ),
     "Slice from a place that is an input": (
-        SIX.format(2, ", int64[1] e = {4}, int64[1] a = {1}", "d = Slice(h, b, e, a)").replace("5] x)", "5] x, int64[1] b)").replace("[] y", "[1,2,5,5] y"),
+        SIX.format(2, ", int64[1] e = {4}, int64[1] a = {1}", "d = Slice(h, b, e, a)")
+        .replace("5] x)", "5] x, int64[1] b)")
+        .replace("[] y", "[1,2,5,5] y"),
         {"w.0": "its starts are computed at run time"},
     ),
     "Gather of one channel": (
@@ -174,7 +198,9 @@ REFUSE = {
         {"w.1": "its indices are computed at run time"},
     ),
     "an op without a rule: ScatterElements": (
-        TOKENS.format(", int64[2,1,4] i = {0, 0, 0, 0, 1, 1, 1, 1}, float[2,1,4] c", "d = ScatterElements <axis = 1> (h, i, c)"),
+        TOKENS.format(
+            ", int64[2,1,4] i = {0, 0, 0, 0, 1, 1, 1, 1}, float[2,1,4] c", "d = ScatterElements <axis = 1> (h, i, c)"
+        ),
         {"w.1": "there is no rule for the op ScatterElements"},
     ),
 }
@@ -202,9 +228,11 @@ def test_must_refuse(text, why):
 
 def test_split_by_number_of_outputs():
     """Since operator set 18 the number of parts can stand for their sizes: sizes replace it once they differ."""
-    text = SIX.format(3, "", "a, d = Split <axis = 1, num_outputs = 2> (h)  b = Conv(a, v)").replace(
-        "y = Conv(d, v)", "c = Conv(d, q)  y = Add(b, c)"
-    ).replace("1] v", "1] v, float[2,3,1,1] q")
+    text = (
+        SIX.format(3, "", "a, d = Split <axis = 1, num_outputs = 2> (h)  b = Conv(a, v)")
+        .replace("y = Conv(d, v)", "c = Conv(d, q)  y = Add(b, c)")
+        .replace("1] v", "1] v, float[2,3,1,1] q")
+    )
     analysis = analyse(text, opset=18)
     assert golden(analysis) == expected({"w.0": range(1, 7), "v.1": [1, 2, 3], "q.1": [4, 5, 6]})
     assert_sound(analysis, seeds=range(3))
