@@ -134,7 +134,38 @@ def _cell(run: dict[str, Any] | None) -> str:
     return f"FAILED {run['failed'][:80]}" if "failed" in run else f"{run['kept']:.4f}"
 
 
-def write(journal: Path, table: Path) -> None:
+def published(folders: Iterable[Path]) -> dict[str, float]:
+    """Multiply-accumulates in units of 1e9 that torchvision publishes, by file, from the manifests of the exports."""
+    out: dict[str, float] = {}
+    for manifest in (d / "manifest.json" for d in folders):
+        if manifest.exists():
+            records = json.loads(manifest.read_text(encoding="utf-8"))
+            listed = records.values() if isinstance(records, dict) else records
+            out |= {r["file"]: r["published_gmacs"] for r in listed if r.get("published_gmacs") and r.get("file")}
+    return out
+
+
+def summary(found: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:
+    """What the table shows, in a few lines."""
+    runs = [(r["file"], name, x) for r in found if "runs" in r for name, x in r["runs"].items()]
+    good = [(file, name, x) for file, name, x in runs if "failed" not in x]
+    half = [x for _, name, x in good if name in ("0.5", "0.5/8")]
+    reached = sum(0.49 < x["kept"] <= 0.5 for x in half)
+    counted = {r["file"]: r["macs"] / 1e9 for r in found if "macs" in r}
+    near = {f: abs(counted[f] - v) <= 6e-4 for f, v in figures.items() if f in counted}
+    return [
+        f"- `--flops 0.5`: {reached} of {len(half)} results keep (0.49, 0.50] of the MACs.",
+        f"- Largest error of the masking oracle over {len(good)} cuts: {max(x['error'] for *_, x in good):.1e};"
+        f" cuts whose masked original does not differ from the original: {sum(not x['differs'] for *_, x in good)}"
+        " (those that had to remove nothing).",
+        f"- MACs equal torchvision's published figure, to its rounding, in {sum(near.values())} of {len(near)} exports;"
+        f" not in: {', '.join(f for f, equal in near.items() if not equal) or 'none'}.",
+        "- Failures: " + ("; ".join(f"{f} ({name}): {x['failed']}" for f, name, x in runs if "failed" in x) or "none"),
+        "",
+    ]
+
+
+def write(journal: Path, table: Path, figures: dict[str, float]) -> None:
     """The table from the journal."""
     found = sorted(rows(journal), key=lambda r: r["file"])
     bad = [r for r in found if "failed" in r or any("failed" in x for x in r["runs"].values())]
@@ -147,6 +178,7 @@ def write(journal: Path, table: Path) -> None:
         "Error: masking oracle, largest of the runs, relative. Largest: filters in the largest class. Seconds:",
         "analysis alone / slowest compression, process start excluded.",
         "",
+        *summary(found, figures),
         "| model | MMACs | 0.5 | 0.5, align 8 | 0.2 best effort | 0.5 inexact | reachable | error | classes | largest"
         " | inexact | frozen filters | why frozen | seconds |",
         "|--|--|--|--|--|--|--|--|--|--|--|--|--|--|",
@@ -171,7 +203,7 @@ def main() -> int:
         key=lambda f: f.stat().st_size,
     )
     run(files, RESULTS / "zoo.jsonl", args.again)
-    write(RESULTS / "zoo.jsonl", RESULTS / "zoo.md")
+    write(RESULTS / "zoo.jsonl", RESULTS / "zoo.md", published(args.folders))
     return 0
 
 
