@@ -164,9 +164,8 @@ def _reserve(analysis: Analysis, scores: Reals, free: Mask) -> Mask:
     for layer in analysis.layers:
         for labels in (layer.outputs, layer.inputs, *layer.macs.dims):
             axes.add(labels)
-    for element in analysis.elements:
-        for labels in element.elements.dims:
-            axes.add(labels)
+    for labels in (*analysis.parts, *(d for e in analysis.elements for d in e.elements.dims)):
+        axes.add(labels)
     matrix = multiplicities([x for x in axes.labels if len(x)], analysis.classes)
     matrix = matrix[(matrix @ ~free) == 0]
     free = free.copy()

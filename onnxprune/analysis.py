@@ -88,7 +88,8 @@ class Analysis:
     inexact: [classes + 1] bool, classes whose removal changes the function even where they are dead (LayerNorm, ...).
     axes: every parameter axis with more than one position that couples with anything, in graph order.
     group: [classes + 1] int32, 0 for frozen; classes with the same first producer axis are ranked and aligned together;
-    group g's producer axis is `groups[g - 1]`.
+    group g's producer axis is `groups[g - 1]`. parts: the classes of selected parts of tensors, each of which must keep
+    some.
     """
 
     model: Model
@@ -103,6 +104,7 @@ class Analysis:
     frozen: tuple[Frozen, ...]
     notes: tuple[str, ...]
     trace: Any  # the interpreter's record: ties with their reasons, views and refits; for cut, verify and explain
+    parts: tuple[Labels, ...] = ()
 
     @property
     def largest(self) -> int:

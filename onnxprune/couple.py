@@ -30,6 +30,7 @@ from onnxprune.rules import RULES, Arg, Refuse, Rule, Tracer
 from onnxprune.trace import IN, OUT, Trace
 
 _ROUNDS = 10
+_SELECTING = frozenset({"Gather", "Slice", "Split"})  # their outputs can become empty while every parameter keeps some
 _SMALL = 4096  # elements
 
 
@@ -71,6 +72,7 @@ def _visit(trace: Trace, node: Node, index: int) -> None:
     for name, factors in zip(names, result, strict=False):
         if name:
             trace.views[name] = _checked(t, name, factors)
+            trace.parts += [f.reshape(-1) for f in trace.views[name] if node.op in _SELECTING and len(support(f)) == 1]
     read = [i.name for i in node.inputs if i.name]
     if read and all(n in trace.params for n in read):
         trace.params.update(dict.fromkeys(names, trace.params[read[0]]))
@@ -292,6 +294,7 @@ def _analysis(trace: Trace, labels: Labels) -> Analysis:
         frozen=frozen_axes(trace, classes),
         notes=tuple(trace.model.notes),
         trace=trace_and_classes,
+        parts=tuple(labels for labels in (classes[p] for p in trace.parts) if labels.all()),
     )
 
 

@@ -158,6 +158,8 @@ def kept_classes(plan: Plan, analysis: Analysis, model_digest: str) -> Mask:
         kept[axis.classes[~stays[key]]] = False
     kept[0] = True
     _raise([p for key, axis in axes.items() for p in _frozen_or_torn(analysis, axis, stays, kept)])
+    if any(not kept[part].any() for part in analysis.parts):
+        raise PlanError("the plan leaves nothing of a tensor that a Split, Slice or Gather selects")
     return kept
 
 

@@ -86,6 +86,7 @@ class Trace:
     brackets: list[Bracket] = field(default_factory=list)
     contracted: list[Contracted] = field(default_factory=list)
     inexact: list[Factor] = field(default_factory=list)
+    parts: list[Factor] = field(default_factory=list)
     roles: Array = field(default_factory=lambda: np.zeros(NEW, np.uint8))
     stamp: Array = field(default_factory=lambda: np.full(NEW, -1, np.int32))
     parent: Array = field(default_factory=lambda: np.arange(NEW, dtype=np.int32))

@@ -100,14 +100,19 @@ def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:
     for node in model.graph.nodes:
         ins = [i.name for i in node.inputs if i.name]
         if node.op in _OPS_WITH_INDICES and not tainted.intersection(ins):
-            taps += [i for i in ins[:1] if not analysis.trace.trace.views.get(i)]
+            taps += [i for i in ins[:1] if _is_whole(analysis, i)]
         if node.op in _OPS_WITH_INDICES | _OPS_AT_RANDOM or tainted.intersection(ins):
             tainted.update(o.name for o in node.outputs)
     outputs = [o.name for o in model.graph.outputs]
     squashed = [n.inputs[0].name for o in model.graph.outputs for n in o.inputs if n.op in _SQUASHING]
-    taps += [n for n in squashed if n not in tainted and not analysis.trace.trace.views.get(n)]
+    taps += [n for n in squashed if n not in tainted and _is_whole(analysis, n)]
     names = list(dict.fromkeys([o for o in outputs if o not in tainted] + taps))
     return tuple(names or outputs)
+
+
+def _is_whole(analysis: Analysis, name: str) -> bool:
+    """Whether no plan can remove a position of the tensor, so that it has the same shape in every cut model."""
+    return not any(analysis.trace.classes[f].any() for f in analysis.trace.trace.views.get(name, ()))
 
 
 def _error(reference: Mapping[str, Array], other: Mapping[str, Array]) -> tuple[float, str]:
@@ -140,8 +145,8 @@ def _fail(
     analysis: Analysis, kept: Mask, cut_model: Model, feeds: Mapping[str, Array], worst: str, error: float
 ) -> None:
     """Name the first node whose output differs, then raise."""
-    views = analysis.trace.trace.views
-    names = tuple(o.name for n in analysis.model.graph.nodes for o in n.outputs if o.name and not views.get(o.name))
+    outputs = (o.name for n in analysis.model.graph.nodes for o in n.outputs if o.name)
+    names = tuple(n for n in outputs if _is_whole(analysis, n))
     culprit = worst
     try:
         reference = _run(masked(analysis, kept), feeds, names)

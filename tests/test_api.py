@@ -577,3 +577,17 @@ def test_wrong_sources(tmp_path):
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.nan, weight.name))
     with pytest.raises((ModelError, DataError), match="NaN"):
         onnxprune.compress(poisoned, flops=0.5)
+
+
+def test_a_selected_part_keeps_a_position():
+    """A part of a Split that only a sum reads keeps its best channel, however little it weighs."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 3, 8, 8] x) => (float[1, 4, 8, 8] y) <int64[2] s = {2, 14}, int64[1] channels = {1}> {
+        h = Conv(x, w)  a, b = Split<axis = 1>(h, s)  r = ReduceSum(a, channels)  d = Mul(b, r)  y = Conv(d, v)
+    }""")
+    rng = np.random.default_rng(0)
+    w, v = (rng.standard_normal(s).astype(np.float32) for s in ((16, 3, 1, 1), (4, 14, 1, 1)))
+    w[:2] *= 1e-3
+    model.graph.initializer.extend([numpy_helper.from_array(w, "w"), numpy_helper.from_array(v, "v")])
+    result = onnxprune.compress(model, flops=0.3, align=1, min_keep=0)
+    assert sum(i < 2 for i in result.plan.keep["w"][0]) == 1
