@@ -91,7 +91,7 @@ def allocate(
     least = cost_model.value(chunks.kept(np.ones(len(chunks.group), np.bool_)), target.kind)
     smallest = least / total if total else 1.0
     if smallest > target.keep:
-        note = _unreachable(target, smallest, min_keep, align, bool(analysis.inexact.any()) and not inexact)
+        note = _unreachable(analysis, target, smallest, min_keep, align, protect, inexact)
         if not best_effort:
             raise TargetError(note)
         gone = np.ones(len(chunks.group), np.bool_)
@@ -114,15 +114,34 @@ def _check(analysis: Analysis, scores: Reals, min_keep: float, align: int | str)
         raise UsageError(f"--align {align}: must be 'auto' or a positive integer")
 
 
-def _unreachable(target: Target, smallest: float, min_keep: float, align: int | str, refused: bool) -> str:
-    nearest = np.ceil(smallest * 1e4) / 1e4
+def _unreachable(
+    analysis: Analysis,
+    target: Target,
+    smallest: float,
+    min_keep: float,
+    align: int | str,
+    protect: Mask | None,
+    inexact: bool,
+) -> str:
+    """Why the target is out of reach, the nearest that is not, and what could bring it nearer."""
+    refused = int(analysis.inexact.sum()) if not inexact else 0
+    protected = int(protect[1:].sum()) if protect is not None else 0
+    stay = [f"{refused:,} are inexact (--inexact admits them)"] if refused else []
+    stay += [f"{protected:,} are protected by --keep"] if protected else []
+    stays = f" Of {analysis.classes:,} classes {' and '.join(stay)}." if stay else ""
     hints = ["a smaller --min-keep"] if min_keep > 0 else []
     hints += ["--align 1"] if align != 1 else []
-    hints += ["--inexact"] if refused else []
+    if refused + protected >= analysis.classes:
+        hints = []
+    stays = stays or ("" if analysis.classes else " Everything is frozen: `onnxprune analyze` says why.")
+    if smallest >= 1:
+        advice = f" Perhaps {' or '.join(hints)} allows something." if hints else ""
+        return f"--{target.kind} {target.keep:g} cannot be reached: nothing can be removed.{advice}{stays}"
+    nearest = np.ceil(smallest * 1e4) / 1e4
     advice = f"; {' or '.join(hints)} may allow less" if hints else ""
     return (
         f"--{target.kind} {target.keep:g} cannot be reached: with everything gone that may go, {nearest:g} of the "
-        f"{_NOUN[target.kind]} is left. The nearest target is --{target.kind} {nearest:g}{advice}"
+        f"{_NOUN[target.kind]} is left. The nearest target is --{target.kind} {nearest:g}{advice}.{stays}"
     )
 
 

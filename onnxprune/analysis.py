@@ -106,6 +106,9 @@ class Analysis:
     trace: Any  # the interpreter's record: ties with their reasons, views and refits; for cut, verify and explain
     parts: tuple[Labels, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Analysis({self.classes} classes, {len(self.layers)} layers, {len(self.axes)} parameter axes)"
+
     @property
     def largest(self) -> int:
         """Filters (rows of producers) in the largest class."""

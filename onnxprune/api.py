@@ -23,11 +23,11 @@ from onnxprune.cost import Cost, CostModel, Kind
 from onnxprune.couple import couple
 from onnxprune.cut import cut
 from onnxprune.difference import Difference
-from onnxprune.errors import UsageError
+from onnxprune.errors import PlanError, UsageError
 from onnxprune.explanation import Explanation
 from onnxprune.graph import Model
 from onnxprune.normalize.describe import export
-from onnxprune.plan import Plan, kept_classes
+from onnxprune.plan import Plan, kept_classes, loads
 from onnxprune.plan import make_plan as write_down
 from onnxprune.report import LayerChange, Report
 from onnxprune.report.overview import Overview
@@ -48,6 +48,10 @@ class Result:
     model: onnx.ModelProto
     plan: Plan
     report: Report
+
+    def __repr__(self) -> str:
+        kept = self.report.compressed.fractions(self.report.original)
+        return f"Result({self.report.model!r}, kept {', '.join(f'{k} {v:.3f}' for k, v in kept.items())})"
 
 
 @dataclass
@@ -126,7 +130,8 @@ def compress(
     seed: of the criterion `random` and of the verification's inputs. input_shapes: concrete input sizes where symbolic.
     Raises UsageError, ModelError, TargetError (target out of reach), VerificationError (a bug of ours).
     """
-    options = Options(flops, params, size, method, min_keep, align, keep, inexact, best_effort, seed)
+    patterns = (keep,) if isinstance(keep, str) else tuple(keep)
+    options = Options(flops, params, size, method, min_keep, align, patterns, inexact, best_effort, seed)
     options.check()
     clock = Clock()
     analysis = _analysed(model, input_shapes, clock)
@@ -150,18 +155,28 @@ def make_plan(
     input_shapes: Shapes | None = None,
 ) -> Plan:
     """The plan that `compress` would apply with the same arguments, without cutting. Raises as `compress` does."""
-    options = Options(flops, params, size, method, min_keep, align, keep, inexact, best_effort, seed)
+    patterns = (keep,) if isinstance(keep, str) else tuple(keep)
+    options = Options(flops, params, size, method, min_keep, align, patterns, inexact, best_effort, seed)
     options.check()
     clock = Clock()
     return _chosen(_analysed(model, input_shapes, clock), options, clock)[1]
 
 
-def apply_plan(model: Source, plan: Plan, *, seed: int = 0, input_shapes: Shapes | None = None) -> Result:
-    """Replay a plan on the original or the cleaned model: the same cut, byte for byte.
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan file. Raises FileError where there is none, PlanError where it is something else."""
+    try:
+        return loads(files.read_bytes(path))
+    except PlanError as error:
+        raise PlanError(f"{str(path)!r} is not a plan of `onnxprune plan`: {error}") from error
+
+
+def apply_plan(model: Source, plan: Plan | str | Path, *, seed: int = 0, input_shapes: Shapes | None = None) -> Result:
+    """Replay a plan, or a plan file, on the original or the cleaned model: the same cut, byte for byte.
 
     Raises PlanError where the plan does not fit the model.
     """
     clock = Clock()
+    plan = plan if isinstance(plan, Plan) else read_plan(plan)
     analysis = _analysed(model, input_shapes, clock)
     with clock("plan"):
         cleaned = export(analysis.model)
@@ -213,8 +228,18 @@ def diff(before: Source, after: Source) -> Difference:
 def _read(model: Source) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         files.check_model(model)
-        return model
+        return model if files.is_sorted(model) else _sorted(model)
+    if not isinstance(model, str | Path):
+        raise UsageError(f"the model must be a path or a ModelProto, not {type(model).__name__}")
     return files.read_model(model)
+
+
+def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with its nodes in an order that runs: the caller's model is not touched."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    files.sort_nodes(copy)
+    return copy
 
 
 def _name(model: Source) -> str:
@@ -258,13 +283,17 @@ def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
     nothing.
     """
     mask = np.zeros(analysis.classes + 1, bool)
-    names = [(n, [t.name for t in n.inputs]) for n in analysis.model.graph.nodes]
+    params = analysis.trace.trace.params
+    layers = [
+        (n.name or n.outputs[0].name, {params[t.name] for t in n.inputs if t.name in params})
+        for n in analysis.model.graph.nodes
+    ]
     for pattern in patterns:
-        hit = {p for n, inputs in names if fnmatchcase(n.name, pattern) for p in inputs}
-        hit |= {p for _, inputs in names for p in inputs if fnmatchcase(p, pattern)}
+        named = [held for label, held in layers if label and fnmatchcase(label, pattern)]
+        hit = set().union(*named, {c for c in analysis.model.constants() if fnmatchcase(c, pattern)})
         if not hit:
             raise UsageError(
-                f"--keep {pattern!r} names no node and no parameter of the model; `onnxprune analyze` lists them"
+                f"--keep {pattern!r} names no layer and no parameter of the model; `onnxprune analyze` lists the layers"
             )
         for axis in analysis.axes:
             if axis.param in hit:
@@ -280,12 +309,13 @@ def overhead(proto: onnx.ModelProto) -> int:
 
 def _predicted(choice: Allocation) -> dict[str, Any]:
     cost, fractions = choice.reached, choice.reached.fractions(choice.original)
-    return {
+    predicted = {
         "macs": cost.macs,
         "params": cost.params,
         "bytes": cost.bytes,
         "kept": {k: round(v, 6) for k, v in fractions.items()},
     }
+    return predicted | {"note": choice.note} if choice.note else predicted
 
 
 def _finish(

@@ -85,7 +85,9 @@ def check_model(proto: ModelProto, name: str = "the model") -> None:
     """
     if not proto.HasField("graph"):
         raise_problems(name, ["it has no graph: this is not an ONNX model"])
-    raise_problems(name, [*_version_problems(proto), *_tensor_problems(proto), *_name_problems(proto)])
+    raise_problems(
+        name, [*_version_problems(proto), *_domain_problems(proto), *_tensor_problems(proto), *_name_problems(proto)]
+    )
 
 
 def raise_problems(name: str, problems: Sequence[str]) -> None:
@@ -112,6 +114,13 @@ def _version_problems(proto: ModelProto) -> Iterator[str]:
             f"its opset is {max(opsets)}, supported are {OPSETS[0]} to {OPSETS[-1]}: export it again with one of these "
             "(17 is a safe choice), or convert it with onnx.version_converter.convert_version"
         )
+
+
+def _domain_problems(proto: ModelProto) -> Iterator[str]:
+    imported = {o.domain for o in proto.opset_import} | {"", "ai.onnx"}
+    missing = {n.domain: n for n in reversed(proto.graph.node) if n.domain not in imported}
+    for domain, node in sorted(missing.items()):
+        yield f"{title(node)} is of domain {domain!r}, of which the file imports no opset: export it again"
 
 
 def _tensor_problems(proto: ModelProto) -> Iterator[str]:
@@ -240,6 +249,12 @@ def _reads(node: NodeProto) -> set[str]:
 
 def _unknown(names: Iterable[str], known: frozenset[str]) -> set[str]:
     return {name for name in names if name not in known}
+
+
+def is_sorted(proto: ModelProto) -> bool:
+    """Whether every node of a checked model comes after what it reads, in bodies and functions too."""
+    orders = ((_order(list(scope.body.node)), len(scope.body.node)) for scope in _scopes(proto))
+    return all(order == list(range(size)) for order, size in orders)
 
 
 def sort_nodes(proto: ModelProto) -> bool:

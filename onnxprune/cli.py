@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from onnxprune import __version__
 from onnxprune import options as o
-from onnxprune.errors import Exit, UsageError
+from onnxprune.errors import Exit, FileError, UsageError
 from onnxprune.terminal import boundary, progress, show, show_json, write
 
 # Everything else is imported inside the commands, so that --help does not wait for onnx, onnxruntime and scipy.
@@ -45,6 +45,13 @@ def _version(wanted: bool) -> None:
 
 
 Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+
+
+def _beside(model: Path, suffix: str) -> Path:
+    """Where a result goes that -o does not name."""
+    if not model.name:
+        raise FileError(f"{str(model)!r} is a folder, not a model")
+    return model.with_suffix(suffix)
 
 
 @app.callback()
@@ -81,7 +88,7 @@ def compress(
     with progress(quiet):
         from onnxprune import api
 
-        out = output or model.with_suffix(".pruned.onnx")
+        out = output or _beside(model, ".pruned.onnx")
         _check_outputs(model, out, save_plan, force)
         result = api.compress(
             model,
@@ -168,12 +175,11 @@ def apply(
     """Replay a plan on the model it was made for, or on that model cleaned: the same cut, verified."""
     with progress(quiet):
         from onnxprune import api, files
-        from onnxprune.plan import loads
 
-        out = output or model.with_suffix(".pruned.onnx")
+        out = output or _beside(model, ".pruned.onnx")
         files.check_output(out, plan_file, force)
         _check_outputs(model, out, None, force)
-        decided = loads(files.read_text(plan_file))
+        decided = api.read_plan(plan_file)
         result = api.apply_plan(model, decided, seed=seed, input_shapes=_shapes(input_shape))
         _write(result, model, out, force=force, stamp=stamp)
     _report(result, out, as_json, quiet)
@@ -231,7 +237,7 @@ def clean(
         from onnxprune import api, files
         from onnxprune.report import text
 
-        out = output or model.with_suffix(".clean.onnx")
+        out = output or _beside(model, ".clean.onnx")
         files.check_output(out, model, force)
         cleaned, notes = api.cleaned(model)
         files.write_model(cleaned, out, source=model, force=force)

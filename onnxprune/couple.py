@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 import onnxprune.ops  # noqa: F401 - registers the rules
 from onnxprune.analysis import Analysis, Axis, Element, Labels, Layer, Product, Role
-from onnxprune.errors import VerificationError
+from onnxprune.errors import ModelError, VerificationError
 from onnxprune.factors import EMPTY, Factor, Shape, View, along, lines, support, view
 from onnxprune.graph import Array, Model, Node, Tensor, dtype_of, is_constant, shape_of, values
 from onnxprune.ops.versions import modern
@@ -30,6 +30,11 @@ from onnxprune.rules import RULES, Arg, Refuse, Rule, Tracer
 from onnxprune.trace import IN, OUT, Trace
 
 _ROUNDS = 10
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
+_MOVING = frozenset(  # a weight is still that weight after these: zeroing its slices silences them
+    {"Cast", "DequantizeLinear", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape", "Slice", "Split"}
+    | {"Squeeze", "Transpose", "Unsqueeze"}
+)
 _SELECTING = frozenset({"Gather", "Slice", "Split"})  # their outputs can become empty while every parameter keeps some
 _SMALL = 4096  # elements
 
@@ -74,7 +79,7 @@ def _visit(trace: Trace, node: Node, index: int) -> None:
             trace.views[name] = _checked(t, name, factors)
             trace.parts += [f.reshape(-1) for f in trace.views[name] if node.op in _SELECTING and len(support(f)) == 1]
     read = [i.name for i in node.inputs if i.name]
-    if read and all(n in trace.params for n in read):
+    if read and node.op in _MOVING and all(n in trace.params for n in read):
         trace.params.update(dict.fromkeys(names, trace.params[read[0]]))
     _account(t, args)
 
@@ -146,7 +151,14 @@ def _apply(t: Tracer, node: Node, args: list[Arg | None], attrs: dict[str, Any])
     positional, variadic, keywords = _signature(function)
     if not variadic and len(args) > positional:
         args = args[:positional]
-    result = function(t, *args, **{k: v for k, v in attrs.items() if k in keywords})
+    try:
+        result = function(t, *args, **{k: v for k, v in attrs.items() if k in keywords})
+    except (ValueError, IndexError, TypeError) as error:
+        shapes = ", ".join(f"{a.name} {list(a.shape)}" for a in args if a is not None and a.name)
+        raise ModelError(
+            f"node {t.label[1]!r} ({node.op}) does not fit its inputs ({shapes}): {error}. If onnxruntime runs the "
+            "model, this is a bug of onnxprune: please report it"
+        ) from error
     whole = isinstance(result, tuple) and all(isinstance(f, np.ndarray) for f in result)
     views: list[View] = [result] if whole else list(result or ())  # type: ignore[list-item, arg-type]
     forgotten = [o.name for o in node.outputs[len(views) :] if o.name]
@@ -292,7 +304,7 @@ def _analysis(trace: Trace, labels: Labels) -> Analysis:
         group=group,
         groups=groups,
         frozen=frozen_axes(trace, classes),
-        notes=tuple(trace.model.notes),
+        notes=(*trace.model.notes, *_uncounted(trace)),
         trace=trace_and_classes,
         parts=tuple(labels for labels in (classes[p] for p in trace.parts) if labels.all()),
     )
@@ -336,6 +348,16 @@ def _layers(trace: Trace, classes: Labels) -> Iterable[Layer]:
     for c in trace.layers:
         macs = _product(c.constant, [classes[d] for d in c.dims])
         yield Layer(c.node, c.op, c.weight, classes[c.outputs], classes[c.inputs], macs)
+
+
+def _uncounted(trace: Trace) -> Iterable[str]:
+    """Layers without known shapes have no MACs: say so, for fractions of FLOPs leave them out."""
+    layers = [n for n in trace.model.graph.nodes if n.op in _LAYERS and n.domain in (None, "", "ai.onnx")]
+    counted = {c.node for c in trace.layers}
+    names = [n.name or n.outputs[0].name for n in layers]
+    missing = [n for n in names if n not in counted]
+    if missing:
+        yield f"layers whose FLOPs are not counted, since shapes are unknown: {len(missing)}, the first {missing[0]!r}"
 
 
 def _elements(trace: Trace, classes: Labels) -> Iterable[Element]:

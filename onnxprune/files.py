@@ -19,7 +19,7 @@ from typing import Any
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
-from onnxprune.check import check_model, raise_problems, sort_nodes
+from onnxprune.check import check_model, is_sorted, raise_problems, sort_nodes
 from onnxprune.errors import FileError, ModelError, PlanError, ResourceError
 from onnxprune.stored import PAGE, file_bytes, kind_name, nbytes, split_weights, stored_tensors, weights_bytes
 
@@ -30,9 +30,12 @@ __all__ = [
     "check_output",
     "digest",
     "file_bytes",
+    "is_sorted",
+    "read_bytes",
     "read_json",
     "read_model",
     "read_text",
+    "sort_nodes",
     "split_weights",
     "weights_bytes",
     "write_model",
@@ -214,12 +217,16 @@ def read_text(path: str | Path) -> str:
         return _regular_file(Path(path)).read_text(encoding="utf-8")
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """Read a whole file; raises FileError."""
+    with _reading(path):
+        return _regular_file(Path(path)).read_bytes()
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object, such as a plan; raises FileError (missing) and PlanError (not a JSON object)."""
-    with _reading(path):
-        content = _regular_file(Path(path)).read_bytes()
     try:
-        value = json.loads(content)
+        value = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise PlanError(f"'{path}' is not JSON: {error}") from error
     if not isinstance(value, dict):

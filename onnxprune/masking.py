@@ -8,6 +8,7 @@ of the cut.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import ml_dtypes
@@ -33,14 +34,24 @@ def masked(analysis: Analysis, kept: Mask) -> Model:
         if gone.any():
             _silence(constants[axis.param], axis.axis, gone)
     taken, removed = model.names(), ~kept[analysis.trace.classes]
-    for record in (*trace.contracted, *trace.brackets):
-        gone = removed[record.atoms]
+    nodes = {o.name: n for n in model.graph.nodes for o in n.outputs if o.name}
+    for contracted in trace.contracted:
+        gone = removed[contracted.atoms]
         if gone.any():
-            if isinstance(record, Contracted):
-                _mask(model, record, gone, taken)
-            else:
-                _bracket(model, record, gone, taken)
+            _mask(model, nodes[contracted.node], contracted, gone, taken)
+    for bracket, gone in _merged(trace.brackets, removed):
+        if gone.any():
+            _bracket(model, nodes[bracket.node], bracket, gone, taken)
     return model
+
+
+def _merged(brackets: list[Bracket], removed: Array) -> Iterable[tuple[Bracket, Array]]:
+    """One bracket per node and axis, with the positions that any of its records loses."""
+    found: dict[tuple[str, int], tuple[Bracket, Array]] = {}
+    for b in brackets:
+        _, gone = found.get((b.node, b.axis), (b, np.zeros(b.atoms.size, bool)))
+        found[b.node, b.axis] = b, gone | removed[b.atoms]
+    return found.values()
 
 
 def _silence(weight: Constant, axis: int, gone: Array) -> None:
@@ -63,8 +74,8 @@ def _zero_point(weight: Constant, rank: int, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(point, shape)
 
 
-def _node(model: Model, key: str) -> tuple[int, Node]:
-    return next((i, n) for i, n in enumerate(model.graph.nodes) if any(o.name == key for o in n.outputs))
+def _place(model: Model, node: Node) -> int:
+    return next(i for i, n in enumerate(model.graph.nodes) if n is node)
 
 
 def _float_type(model: Model) -> np.dtype[Any]:
@@ -73,9 +84,9 @@ def _float_type(model: Model) -> np.dtype[Any]:
     return np.dtype(np.float64) if kinds == {np.dtype(np.float64)} else np.dtype(np.float32)
 
 
-def _mask(model: Model, record: Contracted, gone: Array, taken: set[str]) -> None:
+def _mask(model: Model, node: Node, record: Contracted, gone: Array, taken: set[str]) -> None:
     """Multiply one operand by 0 where positions are gone."""
-    at, node = _node(model, record.node)
+    at = _place(model, node)
     operand = node.inputs[record.operand]
     mask = constant(fresh_name(f"{operand.name}_mask", taken), (~gone).astype(_float_type(model)))
     out = Variable(fresh_name(f"{operand.name}_masked", taken))
@@ -83,9 +94,9 @@ def _mask(model: Model, record: Contracted, gone: Array, taken: set[str]) -> Non
     model.graph.nodes.insert(at, make_node("Mul", [operand, mask], [out], name=out.name))
 
 
-def _bracket(model: Model, record: Bracket, gone: Array, taken: set[str]) -> None:
+def _bracket(model: Model, node: Node, record: Bracket, gone: Array, taken: set[str]) -> None:
     """Gather the kept positions, run the node on them, and spread its output over the original positions again."""
-    at, node = _node(model, record.node)
+    at = _place(model, node)
     kept = np.flatnonzero(~gone)
     source, small = node.inputs[0], Variable(fresh_name(f"{record.node}_kept", taken))
     gather = make_node(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -89,9 +92,36 @@ def progress(quiet: bool) -> Iterator[None]:
 # ---- errors -------------------------------------------------------------------------------------------------------
 
 
+INTERRUPTED = "interrupted; output files are written whole or not at all"
+
+
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """Collects Ctrl-C, which still raises KeyboardInterrupt; only the main thread may ask for that."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def boundary() -> Iterator[None]:
     """Turn every exception into one message on stderr and an exit code of `errors.Exit`."""
+    with _noted_interrupts() as interrupts:
+        yield from _translated(interrupts)
+
+
+def _translated(interrupts: list[int]) -> Iterator[None]:
     try:
         yield
     except typer.Exit:
@@ -99,13 +129,15 @@ def boundary() -> Iterator[None]:
     except OnnxpruneError as error:
         _fail(str(error), error.code)
     except KeyboardInterrupt:
-        _fail("interrupted; output files are written whole or not at all", Exit.INTERRUPTED)
+        _fail(INTERRUPTED, Exit.INTERRUPTED)
     except MemoryError:
         advice = "close other programs, give smaller sizes with --input-shape, or use a machine with more memory"
         _fail(f"there is not enough memory: {advice}", Exit.RESOURCE)
     except OSError as error:
         _fail(str(error), Exit.RESOURCE)
     except Exception as error:  # noqa: BLE001 - the last resort, so that no user meets a traceback
+        if interrupts:  # a library was interrupted where it hides that, such as in the middle of an import
+            _fail(INTERRUPTED, Exit.INTERRUPTED)
         what = " ".join(str(error).split())
         bug = f"this is a bug in onnxprune ({type(error).__name__}: {what}); please report it with the model and what "
         _fail(bug + "ONNXPRUNE_DEBUG=1 in the environment prints", Exit.INTERNAL)

@@ -91,7 +91,7 @@ class Trace:
     stamp: Array = field(default_factory=lambda: np.full(NEW, -1, np.int32))
     parent: Array = field(default_factory=lambda: np.arange(NEW, dtype=np.int32))
     tied: Array = field(default_factory=lambda: np.zeros(NEW, bool))
-    places: set[tuple[int, int]] = field(default_factory=set)
+    places: dict[tuple[int, int], Factor] = field(default_factory=dict)  # holds the arrays: no other takes their place
 
     @cached_property
     def facts(self) -> Facts:
@@ -108,7 +108,7 @@ class Trace:
             self.stamp = np.concatenate([self.stamp, np.full(size - self.stamp.size, -1, np.int32)])
             self.tied = np.concatenate([self.tied, np.zeros(size - self.tied.size, bool)])
             self.parent = np.concatenate([self.parent, np.arange(self.parent.size, size, dtype=np.int32)])
-        self.places.add(_place(atoms))
+        self.places[_place(atoms)] = atoms
         return atoms
 
     def tie(self, a: Factor, b: Factor | int, node: tuple[str, str], why: str) -> None:
@@ -118,6 +118,7 @@ class Trace:
         `links` that the closure must connect. Most ties are of the first kind, which keeps the closure small.
         """
         b = np.asarray(b, np.int32)
+        np.broadcast_shapes(a.shape, b.shape)  # raises ValueError here, where the node is known
         self.ties.append((a, b, len(self.reasons)))
         self.reasons.append((*node, why))
         if self._adopts(b, a):
@@ -135,7 +136,8 @@ class Trace:
         if child.shape != partner.shape or _place(child) not in self.places or self.tied[child].any():
             return False
         first, last = child.flat[0], child.flat[-1]
-        return not ((partner >= first) & (partner <= last)).any()
+        repeated = last - first + 1 < child.size  # its first atom, broadcast
+        return not repeated and not ((partner >= first) & (partner <= last)).any()
 
 
 def _place(atoms: Factor) -> tuple[int, int]:

@@ -255,7 +255,7 @@ REFUSED = {
     "diff of no model": (("diff", "m.onnx", "text.onnx"), 3, "not an ONNX model"),
     "plan of another model": (("apply", "m.onnx", "other.json"), 3, "another model"),
     "malformed plan": (("apply", "m.onnx", "bad.json"), 3, "malformed plan"),
-    "model as plan": (("apply", "m.onnx", "m.onnx", "-o", "a.onnx"), 4, "m.onnx"),
+    "model as plan": (("apply", "m.onnx", "m.onnx", "-o", "a.onnx"), 3, "'m.onnx' is not a plan"),
     "missing model": (("compress", "nope.onnx", *HALF), 4, "no file 'nope.onnx'"),
     "missing plan": (("apply", "m.onnx", "nope.json"), 4, "no file 'nope.json'"),
     "output is input": (("compress", "m.onnx", *HALF, "-o", "m.onnx", "--force"), 4, "is the input"),

@@ -158,6 +158,28 @@ def test_a_rule_that_forgets_an_input_freezes_it(rules):
     assert not golden(custom("MyOp(h, h)")())
 
 
+def test_atoms_that_a_rule_makes_and_drops(rules):
+    """Another array in the same place of memory is not mistaken for them: all its ties count."""
+
+    def my_op(t, x):
+        pair = t.fresh(4)
+        index = np.array([0, 0, 1, 1])
+        t.fresh(4)
+        t.tie(t.atoms(x, 1), pair.take(index), "neighbours go together")
+        return x.view
+
+    RULES["com.acme", "MyOp"] = my_op
+    assert golden(custom()()) == expected({"w.0 b.0 v.1": [1, 1, 2, 2]})
+
+
+def test_one_atom_that_a_rule_broadcasts(rules):
+    """An array that repeats its first atom is not mistaken for the whole of it."""
+    RULES["com.acme", "MyOp"] = lambda t, x: (
+        t.tie(t.atoms(x, 1), np.broadcast_to(t.fresh(4)[:1], (4,)), "together") or x.view
+    )
+    assert golden(custom()()) == expected({"w.0 b.0 v.1": [1, 1, 1, 1]})
+
+
 def test_a_forgotten_axis_that_shares_its_atoms_with_a_carried_one():
     """In a Gram matrix both axes lose the same positions; a convolution carries one and runs along the other."""
     analysis = analyse(

@@ -23,7 +23,7 @@ def narrow(op, weights="", channels=2):
 
 
 GATED = "a, c = {}  s = Sigmoid(c)  d = Mul(a, s)"
-# op: [(operand sets, graph, classes)]; the sets are those in which a form began or ended.
+# op: [(operator sets, graph, classes)]; the sets are those in which a form began or ended.
 FORMS = {
     "Softmax": [
         ((7, 11, 12), between("d = Softmax <axis = 3> (h)"), CHANNELS),
@@ -67,7 +67,7 @@ FORMS = {
         ((13, NEWEST), between("d = ReduceSum(h, a)", "int64[1] a = {2}"), CHANNELS),
     ],
     "ReduceMean": [
-        ((7, 11, 13, 17), between("d = ReduceMean <axes = [2, -1]> (h)".replace("-1", "3")), CHANNELS),
+        ((7, 11, 13, 17), between("d = ReduceMean <axes = [2, 3]> (h)"), CHANNELS),
         ((18, NEWEST), between("d = ReduceMean(h, a)", "int64[2] a = {2, 3}"), CHANNELS),
     ],
     "ReduceMax": [
@@ -202,6 +202,20 @@ def test_frozen_form(case, end):
     assert why in reasons(analysis)["w.0"]
 
 
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
+def test_softmax_from_an_axis_on(op):
+    """Before operator set 13 everything from the axis on is normalised at once, later the axis alone."""
+    text = f"""g (float[2,5,3] x) => (float[] y) <float[3,4] w, float[4,2] v> {{
+        h = MatMul(x, w)
+        d = {op} <axis = 1> (h)
+        y = MatMul(d, v)
+    }}"""
+    assert not golden(analyse(text, opset=11))
+    assert "Softmax normalises over them" in reasons(analyse(text, opset=11))["w.1"]
+    assert golden(analyse(text, opset=13)) == expected({"w.1 v.0": FOUR})
+    assert_sound(analyse(text, opset=13))
+
+
 def test_softmax_over_the_last_axis_by_default():
     """Since operator set 13 the default is the last axis alone: channels go."""
     assert golden(analyse(between("d = Softmax(h)"), opset=13)) == expected(CHANNELS)
@@ -229,10 +243,9 @@ def test_refits_keep_the_form():
     new = node(narrow("d = Slice(h, s, e, s)", "int64[1] s = {1}, int64[1] e = {3}"), 10, "Slice")
     assert ([i.values.tolist() for i in new.inputs[1:]], new.attrs) == ([[1], [2], [1]], {})
     parts = "a, c = {}  d = Concat <axis = 1> (c, a)"
-    uneven = "float[4] k"
-    old = node(narrow(parts.format("Split <axis = 1> (h)"), uneven, 4), 12, "Split")
+    old = node(narrow(parts.format("Split <axis = 1> (h)"), channels=4), 12, "Split")
     assert (list(old.attrs.get("split", ())), len(old.inputs)) == ([1, 1], 1)
-    new = node(narrow(parts.format("Split <axis = 1, num_outputs = 2> (h)"), uneven, 4), 18, "Split")
+    new = node(narrow(parts.format("Split <axis = 1, num_outputs = 2> (h)"), channels=4), 18, "Split")
     assert (new.inputs[1].values.tolist(), new.attrs) == ([1, 1], {"axis": 1})
     old = node(narrow("d = Pad <pads = [0, -1, 0, 0, 0, 0, 0, 1]> (h)", channels=3), 10, "Pad")
     assert list(old.attrs["pads"]) == [0, -1, 0, 0, 0, 0, 0, 1]

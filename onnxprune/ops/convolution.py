@@ -21,6 +21,7 @@ def conv(t: Tracer, X: Arg, W: Arg, B: Arg | None = None, *, group: int = 1) -> 
     else:
         columns = _whole_groups(t, X, filters.reshape(group, -1))
     _bias(t, B, filters)
+    _computed(t, X, W)
     taps = prod(W.shape[2:]) * prod(t.shape()[2:]) * t.shape()[0]
     t.layer(
         W, filters, columns, (taps, *W.shape[:2]), [along(filters, 1, 3)] + [along(columns, 2, 3)] * (columns.size > 1)
@@ -43,6 +44,7 @@ def conv_transpose(t: Tracer, X: Arg, W: Arg, B: Arg | None = None, *, group: in
         _whole_groups(t, X, rows.reshape(group, -1))
         filters = np.repeat(rows.reshape(group, -1)[:, 0], W.shape[1])
     _bias(t, B, filters)
+    _computed(t, X, W)
     taps = prod(W.shape[2:]) * prod(X.shape[2:]) * X.shape[0]
     one_group = filters[: W.shape[1]]
     factors = [along(rows, 1, 3)] + [along(one_group, 2, 3)] * (group < max(rows.size // group, 2))
@@ -72,6 +74,13 @@ def _same_in_every_group(t: Tracer, X: Arg, rows: Factor, columns: Factor) -> No
     t.tie(rows, rows[:1], SAME)
 
 
+def _computed(t: Tracer, X: Arg, W: Arg) -> None:
+    """A weight that is itself computed cannot be zeroed: silence what it is applied to."""
+    channels = t.atoms(X, 1)
+    if not W.param and channels.any():
+        t.sums(0, along(channels, 1, X.rank))
+
+
 def _bias(t: Tracer, B: Arg | None, filters: Factor) -> None:
     if B is not None:
         t.tie(filters, t.atoms(B, 0), "one bias per filter")
@@ -95,8 +104,11 @@ def resize(
     *,
     axes: list[int] | None = None,
     coordinate_transformation_mode: str = "half_pixel",
+    keep_aspect_ratio_policy: str = "stretch",
 ) -> View:
     """y = x interpolated along the axes whose size changes."""
+    if keep_aspect_ratio_policy != "stretch":
+        raise Refuse(f"a Resize with the policy {keep_aspect_ratio_policy!r}")
     which = [a % X.rank for a in axes or range(X.rank)]
     crop = roi if coordinate_transformation_mode == "tf_crop_and_resize" else None
     y = t.others(X, *_interpolated(t, X, which, crop, scales))

@@ -44,8 +44,17 @@ def _reshaped(t: Tracer, data: Arg) -> View:
 
 @rule("Flatten", "Squeeze", "Unsqueeze")
 def regroup(t: Tracer, data: Arg, axes: Arg | None = None) -> View:
-    """Axes merge, or axes of size 1 come and go: nothing to refit."""
-    return _reshaped(t, data) if data.view else EMPTY
+    """Axes merge, or axes of size 1 come and go. A Squeeze of all that are of size 1 must not take new ones along."""
+    if not data.view:
+        return EMPTY
+    if t.node.op == "Squeeze" and axes is None:
+        ones = [a for a, n in enumerate(data.shape) if n == 1]
+
+        def refit(kept: Kept) -> dict[str, list[int]]:
+            return {"axes": ones} if kept.shape(data.view, data.shape).count(1) > len(ones) else {}
+
+        t.refit(refit)
+    return _reshaped(t, data)
 
 
 @rule("Transpose")

@@ -95,9 +95,9 @@ def slice_(
         for i, a in enumerate(which):
             if a in live:
                 mask = _mask(kept, data.view, data.shape, a)
-                if not mask.all() and ranges[a].step == 1:
-                    new_begin[i] = int(mask[: ranges[a].start].sum())
                 if not mask.all():
+                    step_one = ranges[a].step == 1
+                    new_begin[i] = int(mask[: ranges[a].start].sum()) if step_one else ranges[a].start
                     new_end[i] = int(mask[: ranges[a].stop].sum())
         return {"starts": new_begin, "ends": new_end} if (new_begin, new_end) != (begin, end) else {}
 

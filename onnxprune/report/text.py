@@ -32,17 +32,23 @@ def compression(report: Report, output: str | Path) -> RenderableType:
         f"{report.model} -> {output}",
         _costs(report),
         _cut_layers(report.layers),
-        _frozen(report.frozen, f"{report.removed:,} of {report.classes:,} classes removed"),
+        _frozen(report.frozen, f"{report.removed:,} of {report.classes:,} classes removed{_left_out(report)}"),
         _verified(report),
         _lines(
             f"Note: {report.note}" if report.note else "",
             "" if report.reachable is None else f"The floors allow going down to {percent(report.reachable)}.",
-            *(f"Cleaning: {n}" for n in report.notes),
+            *(f"Model: {n}" for n in report.notes),
         ),
         _time(report.seconds),
         "Accuracy was not measured: check it on your data before use.\n"
         f"Next: `onnxprune diff {report.model} {output}` lists every change.",
     )
+
+
+def _left_out(report: Report) -> str:
+    """Inexact classes that were not admitted."""
+    admitted = not report.inexact or report.settings.get("inexact")
+    return "" if admitted else f" ({report.inexact:,} are inexact: only --inexact removes them)"
 
 
 def _costs(report: Report) -> Table:
@@ -116,7 +122,11 @@ def prediction(plan: Plan, model: str | Path, output: str | Path) -> RenderableT
     return _sections(
         f"{model} -> {output}",
         table,
-        _lines(f"Slices {axes:,} axes of {len(plan.keep):,} parameters.", *missed),
+        _lines(
+            f"Slices {axes:,} axes of {len(plan.keep):,} parameters.",
+            *missed,
+            f"Note: {plan.predicted['note']}" if "note" in plan.predicted else "",
+        ),
         f"Next: `onnxprune apply {model} {output}` writes the smaller model.",
     )
 
@@ -139,7 +149,7 @@ def analysis(view: Overview) -> RenderableType:
         _layer_table(view),
         _shared_fates(view.groups),
         _frozen(view.frozen, f"{view.filters:,} filters in {view.classes:,} classes{largest}{inexact}"),
-        _lines(*(f"Cleaning: {n}" for n in view.notes)),
+        _lines(*(f"Model: {n}" for n in view.notes)),
         f"Next: `onnxprune explain {view.model} LAYER` says what goes with a layer, or why it cannot.",
     )
 

@@ -116,7 +116,7 @@ def test_stays_sound(text, table):
 
 
 def test_rotary_embedding_and_attention_since_24():
-    """Operand set 24 has the same rules."""
+    """Operator set 24 has the same rules."""
     text, table = PRUNE["rotary embedding of 3-D queries"]
     analysis = analyse(text, opset=24)
     assert golden(analysis) == expected(table)

@@ -91,6 +91,36 @@ PRUNE = {
         }""",
         {"u.0 w.0": [1, 1, 2, 2], "b.0 v.0": [1, 1, 1, 2, 2, 2]},
     ),
+    "one of several weights, chosen at run time": (
+        """g (float[1,3,5,5] x, int64 i) => (float[] y) <float[4,3,1,1] w, float[4] b, float[3,2,4,1,1] bank> {
+            h = Conv(x, w, b)
+            k = Gather(bank, i)
+            y = Conv(h, k)
+        }""",
+        {"w.0 b.0 bank.2": [1, 2, 3, 4]},
+    ),
+    "a weight computed from an input": (
+        """g (float[1,3,5,5] x, float[1,3] z) => (float[] y)
+          <float[4,3,1,1] w, float[4] b, float[3,4] u, float[4] c, int64[4] s = {1, 4, 1, 1}, float[2,1,1,1] p> {
+            h = Conv(x, w, b)
+            a = Gemm(z, u, c)
+            m = Reshape(a, s)
+            k = Mul(m, p)
+            y = Conv(h, k)
+        }""",
+        {"w.0 b.0 u.1 c.0": [1, 2, 3, 4]},
+    ),
+    "a weight of a transposed convolution computed from an input": (
+        """g (float[1,3,5,5] x, float[1,3] z) => (float[] y)
+          <float[4,3,1,1] w, float[4] b, float[3,4] u, float[4] c, int64[4] s = {4, 1, 1, 1}, float[1,2,1,1] p> {
+            h = Conv(x, w, b)
+            a = Gemm(z, u, c)
+            m = Reshape(a, s)
+            k = Mul(m, p)
+            y = ConvTranspose(h, k)
+        }""",
+        {"w.0 b.0 u.1 c.0": [1, 2, 3, 4]},
+    ),
     "AveragePool": (between("d = AveragePool <kernel_shape = [2, 2], pads = [1, 1, 1, 1]> (h)"), CHANNELS),
     "GlobalAveragePool": (between("d = GlobalAveragePool(h)"), CHANNELS),
     "GlobalLpPool": (between("d = GlobalLpPool(h)"), CHANNELS),

@@ -90,6 +90,41 @@ PRUNE = {
         between("p = GlobalAveragePool(h)  d = Expand(p, s)", "int64[2] s = {6, 1}"),
         CHANNELS,
     ),
+    "a class token, expanded to the size of the batch": (
+        """g (float[n,5,3] x) => (float[] y) <float[3,4] w, float[1,1,4] c, float[4,2] v, int64[1] zero = {0}, int64[1] one = {1}> {
+            h = MatMul(x, w)
+            z = Shape(x)
+            n = Slice(z, zero, one)
+            s = Concat <axis = 0> (n, one, one)
+            e = Expand(c, s)
+            d = Concat <axis = 1> (e, h)
+            y = MatMul(d, v)
+        }""",
+        {"w.1 c.2 v.0": FOUR},
+    ),
+    "a class token, tiled to the size of the batch": (
+        """g (float[n,5,3] x) => (float[] y) <float[3,4] w, float[1,1,4] c, float[4,2] v, int64[1] zero = {0}, int64[1] one = {1}> {
+            h = MatMul(x, w)
+            z = Shape(x)
+            n = Slice(z, zero, one)
+            s = Concat <axis = 0> (n, one, one)
+            e = Tile(c, s)
+            d = Concat <axis = 1> (e, h)
+            y = MatMul(d, v)
+        }""",
+        {"w.1 c.2 v.0": FOUR},
+    ),
+    "copies that meet what can leave": (
+        """g (float[5,3] x) => (float[] y) <float[3,4] w, int64[2] s = {0, 1}, int64[2] t = {4, 5}, int64[2] u = {4, 1},
+          float[5] k, float[2,4] v> {
+            h = MatMul(x, w)
+            q = Transpose(h)
+            e = Expand(k, t)
+            d = Mul(q, e)
+            y = MatMul(v, d)
+        }""",
+        {"w.1 v.1": FOUR},
+    ),
     "Tile of another axis": (between("d = Tile(h, r)", "int64[4] r = {1, 1, 2, 3}"), CHANNELS),
     "Tile of channels": (
         """g (float[1,3,5,5] x) => (float[] y) <float[4,3,1,1] w, float[2,8,1,1] v, int64[4] r = {1, 2, 1, 1}> {

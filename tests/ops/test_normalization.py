@@ -83,6 +83,18 @@ INEXACT = {
         TOKEN | {"g.0 o.0": FOUR},
     ),
     "LRN": (between("d = LRN <size = 3> (h)"), CHANNELS),
+    "GroupNorm of a single group, as torch writes it": (
+        between(
+            """r = Reshape(h, split)
+            n = InstanceNormalization(r, one, zero)
+            t = Reshape(n, join)
+            m = Mul(t, s)
+            d = Add(m, o)""",
+            """int64[3] split = {0, 1, -1}, float[1] one = {1}, float[1] zero = {0}, int64[4] join = {1, 4, 6, 6},
+            float[4,1,1] s, float[4,1,1] o""",
+        ),
+        CHANNELS | {"s.0 o.0": FOUR},
+    ),
     "a mean over channels": (
         between("d = ReduceMean <axes = [1]> (h)").replace("[2,4,1,1] v", "[2,1,1,1] v"),
         {"w.0 b.0": FOUR},

@@ -109,7 +109,7 @@ def test_notes_are_told(report):
     noted = replace(report, note="because of X", notes=("did Y",), verification=half)
     told = flat(text.compression(noted, "o.onnx"))
     assert "Note: because of X" in told
-    assert "Cleaning: did Y" in told
+    assert "Model: did Y" in told
     assert "in float32, widened from half precision" in told
 
 
