@@ -133,7 +133,7 @@ def _error(
 
 
 def relative_error(reference: Array, other: Array, original: Array | None = None) -> float:
-    """max |a - b| / max |a| where the reference is finite; infinite where shapes differ or only the other is not finite.
+    """max |a - b| / max |a| where the reference is finite; infinite where shapes differ, or only the other is not.
 
     NaN where no entry of the reference is finite: a removed NaN times 0 is still one, so that says nothing.
     original: the same tensor of the unmasked model, whose magnitude counts too: what is left of it may be only noise.
