@@ -171,6 +171,22 @@ REFUSE = {
         TOKENS.format(4, 4, "", "d = Reshape(h, s)").replace("3] x)", "3] x, int64[3] s)").replace("[] y", "[a,b,2] y"),
         {"w.1": "its target dimensions are computed at run time"},
     ),
+    **{
+        f"{op} of channels by a number computed at run time": (
+            f"""g (float[2,5,3] x, float[k] z) => (float[2,5,2] y) <float[3,4] w, float[4,2] v, int64[2] ones = {{1, 1}}> {{
+                h = MatMul(x, w)
+                n = Shape(z)
+                s = Concat <axis = 0> (ones, n)
+                d = {op}(h, s)
+                y = MatMul(d, v)
+            }}""",
+            {"w.1": why},
+        )
+        for op, why in {
+            "Expand": "its target dimensions are computed at run time",
+            "Tile": "its repeats are computed at run time",
+        }.items()
+    },
     "the number of channels, read at run time": (
         TOKENS.format(4, 4, "", "z = Shape(h)  c = Cast <to = 1> (z)  n = ReduceMax(c)  d = Mul(h, n)"),
         {"w.1": "its size is read at run time"},
