@@ -18,8 +18,10 @@ from onnx import TensorProto, numpy_helper
 
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.graph import FLOATS, Array, Constant, Model, Node, Variable, constant, fresh_name, make_node, values
+from onnxprune.stored import subgraphs
 from onnxprune.trace import IN, Bracket, Contracted
 
+_CAST_LIKE = 15  # the first operator set that has it
 _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 HALF = frozenset({np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})
 
@@ -79,7 +81,7 @@ def _place(model: Model, node: Node) -> int:
 
 
 def _float_type(model: Model) -> np.dtype[Any]:
-    """The element type that a mask must have; half types are widened before anything runs."""
+    """The element type of a mask in a model of one float type; half types are widened before anything runs."""
     kinds = {np.dtype(c.dtype) for c in model.constants().values() if not isinstance(c.dtype, int)} & FLOATS
     return np.dtype(np.float64) if kinds == {np.dtype(np.float64)} else np.dtype(np.float32)
 
@@ -91,6 +93,10 @@ def _mask(model: Model, node: Node, record: Contracted, gone: Array, taken: set[
     mask = constant(fresh_name(f"{operand.name}_mask", taken), (~gone).astype(_float_type(model)))
     out = Variable(fresh_name(f"{operand.name}_masked", taken))
     node.inputs[record.operand] = out
+    if model.opset >= _CAST_LIKE and any(n.op == "Cast" for n in model.graph.nodes):
+        like = Variable(fresh_name(f"{mask.name}_like", taken))
+        model.graph.nodes.insert(at, make_node("CastLike", [mask, operand], [like], name=like.name))
+        mask, at = like, at + 1
     model.graph.nodes.insert(at, make_node("Mul", [operand, mask], [out], name=out.name))
 
 
@@ -130,16 +136,31 @@ def widened(proto: onnx.ModelProto, weights: dict[str, Array]) -> tuple[onnx.Mod
     g.ClearField("value_info")
     for tensor in g.initializer:
         _widen_tensor(tensor)
-    for value in (*g.input, *g.output):
-        kind = value.type.tensor_type
-        kind.elem_type = TensorProto.FLOAT if kind.elem_type in _HALF else kind.elem_type
-    for node in g.node:
+    _widen_values([*g.input, *g.output])
+    _widen_nodes(g)
+    return wide, {n: a.astype(np.float32) if a.dtype in HALF else a for n, a in weights.items()}
+
+
+def _widen_nodes(graph: onnx.GraphProto) -> None:
+    """Casts and constants, those in bodies too."""
+    for node in graph.node:
         for attr in node.attribute:
             if attr.name in ("to", "dtype") and attr.i in _HALF:
                 attr.i = TensorProto.FLOAT
             elif attr.type == onnx.AttributeProto.TENSOR:
                 _widen_tensor(attr.t)
-    return wide, {n: a.astype(np.float32) if a.dtype in HALF else a for n, a in weights.items()}
+        for body in subgraphs(node):
+            for tensor in body.initializer:
+                _widen_tensor(tensor)
+            _widen_values([*body.input, *body.output, *body.value_info])
+            _widen_nodes(body)
+
+
+def _widen_values(values: Iterable[onnx.ValueInfoProto]) -> None:
+    for value in values:
+        kind = value.type.tensor_type
+        if kind.elem_type in _HALF:
+            kind.elem_type = TensorProto.FLOAT
 
 
 def has_half(proto: onnx.ModelProto) -> bool:

@@ -98,18 +98,25 @@ def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:
     """
     whole = {t.name: _is_whole(analysis, t.name) for n in model.graph.nodes for t in (*n.inputs, *n.outputs)}
     tainted: set[str] = set()
+    noisy: set[str] = set()
     taps: list[str] = []
     for node in model.graph.nodes:
         ins = [i.name for i in node.inputs if i.name]
         if node.op in _OPS_WITH_INDICES and not tainted.intersection(ins):
             taps += [i for i in ins[:1] if whole[i]]
-        if node.op in _OPS_WITH_INDICES | _OPS_AT_RANDOM or tainted.intersection(ins):
+        random = node.op in _OPS_AT_RANDOM or (node.op == "Dropout" and len(ins) > 2)  # in training
+        if random or noisy.intersection(ins):
+            noisy.update(o.name for o in node.outputs)
+        if random or node.op in _OPS_WITH_INDICES or tainted.intersection(ins):
             tainted.update(o.name for o in node.outputs)
         elif node.op not in _OF_SIZES and not all(whole[i] for i in ins):
             taps += [o.name for o in node.outputs if o.name and whole[o.name]]
     outputs = [o.name for o in model.graph.outputs]
     names = list(dict.fromkeys([o for o in outputs if o not in tainted] + taps))
-    return tuple(names or outputs)
+    names = names or [o for o in outputs if o not in noisy]
+    if not names:
+        raise ModelError("Everything that the model computes is random, so a cut cannot be verified")
+    return tuple(names)
 
 
 def _is_whole(analysis: Analysis, name: str) -> bool:

@@ -159,3 +159,20 @@ def test_a_model_that_no_op_accepts_is_named():
     proto = model("h = Conv(x, w) y = Conv(h, v)", OUT, w=(8, 4, 3, 3), v=(4, 7, 1, 1))
     with pytest.raises(ModelError, match=r"node 'y' \(Conv\) does not fit its inputs"):
         onnxprune.analyze(proto)
+
+
+def test_a_sum_over_another_element_type():
+    """A sum inside an island of half precision is silenced in that type."""
+    proto = model(
+        "h = Conv(x, w) c = Cast<to = 10>(h) n = LpNormalization<axis = 1>(c) f = Cast<to = 1>(n) y = Conv(f, v)",
+        OUT,
+        **PAIR,
+    )
+    assert onnxprune.compress(proto, params=0.6, align=1).report.verification.relative_error < 1e-3
+
+
+def test_noise_is_not_compared():
+    """Where an output is noised at run time, what the noise is added to is compared in its place."""
+    proto = model("h = Conv(x, w) k = Conv(h, v) n = RandomNormalLike(k) y = Add(k, n)", OUT, **PAIR)
+    report = onnxprune.compress(proto, params=0.6, align=1).report
+    assert report.verification.compared == ("k",)
