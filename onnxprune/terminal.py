@@ -104,7 +104,8 @@ def _noted_interrupts() -> Iterator[list[int]]:
         seen.append(number)
         signal.default_int_handler(number, frame)
 
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a shell script
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield seen
         return
     before = signal.signal(signal.SIGINT, note)
