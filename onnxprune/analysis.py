@@ -109,6 +109,15 @@ class Analysis:
     def __repr__(self) -> str:
         return f"Analysis({self.classes} classes, {len(self.layers)} layers, {len(self.axes)} parameter axes)"
 
+    def kept_axes(self, kept: Mask) -> dict[str, dict[int, NDArray[np.int64]]]:
+        """Kept indices of every parameter axis that loses positions, for kept classes, [classes + 1] bool."""
+        out: dict[str, dict[int, NDArray[np.int64]]] = {}
+        for axis in self.axes:
+            mask = kept[axis.classes]
+            if not mask.all():
+                out.setdefault(axis.param, {})[axis.axis] = np.flatnonzero(mask)
+        return out
+
     @property
     def largest(self) -> int:
         """Filters (rows of producers) in the largest class."""

@@ -25,7 +25,6 @@ from onnxprune.cut import cut
 from onnxprune.difference import Difference
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.explanation import Explanation
-from onnxprune.graph import Model
 from onnxprune.normalize.describe import export
 from onnxprune.plan import Plan, kept_classes, loads
 from onnxprune.plan import make_plan as write_down
@@ -33,8 +32,27 @@ from onnxprune.report import LayerChange, Report
 from onnxprune.report.overview import Overview
 from onnxprune.report.overview import overview as summarise
 from onnxprune.shapes import concrete_shapes
+from onnxprune.signature import taking
 from onnxprune.verify import verify
 
+__all__ = [
+    "Cost",
+    "Difference",
+    "Explanation",
+    "Options",
+    "Overview",
+    "Result",
+    "analyze",
+    "apply_plan",
+    "clean",
+    "cleaned",
+    "compress",
+    "diff",
+    "explain",
+    "make_plan",
+    "overview",
+    "read_plan",
+]
 Source = str | Path | onnx.ModelProto
 Shapes = Mapping[str, tuple[int, ...]]
 DEFAULT_METHOD = "group_norm"
@@ -68,9 +86,9 @@ class Clock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to choose what leaves; exactly one of flops, params and size is given. See `compress`."""
+    """What `compress` and `make_plan` can be told; `compress` says what each of them means."""
 
     flops: float | None = None
     params: float | None = None
@@ -82,6 +100,12 @@ class Options:
     inexact: bool = False
     best_effort: bool = False
     seed: int = 0
+    input_shapes: Shapes | None = None
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """`keep`, which may be a single pattern."""
+        return (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
 
     def target(self) -> Target:
         """The budget. Raises UsageError unless exactly one is given, within (0, 1]."""
@@ -101,25 +125,12 @@ class Options:
 
     def settings(self) -> dict[str, Any]:
         """What a plan records of them."""
-        chosen = asdict(self) | {"keep": list(self.keep)}
-        return {k: v for k, v in chosen.items() if v is not None and k != "best_effort"}
+        chosen = asdict(self) | {"keep": list(self.patterns), "best_effort": None, "input_shapes": None}
+        return {k: v for k, v in chosen.items() if v is not None}
 
 
-def compress(
-    model: Source,
-    *,
-    flops: float | None = None,
-    params: float | None = None,
-    size: float | None = None,
-    method: str = DEFAULT_METHOD,
-    min_keep: float = 0.1,
-    align: int | Literal["auto"] = "auto",
-    keep: Sequence[str] = (),
-    inexact: bool = False,
-    best_effort: bool = False,
-    seed: int = 0,
-    input_shapes: Shapes | None = None,
-) -> Result:
+@taking(Options)
+def compress(model: Source, options: Options) -> Result:
     """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
 
     model: a path or a ModelProto (not modified). flops, params, size: the fraction to keep, (0, 1], of the cleaned
@@ -130,36 +141,19 @@ def compress(
     seed: of the criterion `random` and of the verification's inputs. input_shapes: concrete input sizes where symbolic.
     Raises UsageError, ModelError, TargetError (target out of reach), VerificationError (a bug of ours).
     """
-    patterns = (keep,) if isinstance(keep, str) else tuple(keep)
-    options = Options(flops, params, size, method, min_keep, align, patterns, inexact, best_effort, seed)
     options.check()
     clock = Clock()
-    analysis = _analysed(model, input_shapes, clock)
+    analysis = _analysed(model, options.input_shapes, clock)
     choice, plan = _chosen(analysis, options, clock)
-    return _finish(analysis, choice.kept, plan, clock, _name(model), seed, choice.original, choice)
+    return _finish(analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice)
 
 
-def make_plan(
-    model: Source,
-    *,
-    flops: float | None = None,
-    params: float | None = None,
-    size: float | None = None,
-    method: str = DEFAULT_METHOD,
-    min_keep: float = 0.1,
-    align: int | Literal["auto"] = "auto",
-    keep: Sequence[str] = (),
-    inexact: bool = False,
-    best_effort: bool = False,
-    seed: int = 0,
-    input_shapes: Shapes | None = None,
-) -> Plan:
+@taking(Options)
+def make_plan(model: Source, options: Options) -> Plan:
     """The plan that `compress` would apply with the same arguments, without cutting. Raises as `compress` does."""
-    patterns = (keep,) if isinstance(keep, str) else tuple(keep)
-    options = Options(flops, params, size, method, min_keep, align, patterns, inexact, best_effort, seed)
     options.check()
     clock = Clock()
-    return _chosen(_analysed(model, input_shapes, clock), options, clock)[1]
+    return _chosen(_analysed(model, options.input_shapes, clock), options, clock)[1]
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -269,7 +263,7 @@ def _chosen(analysis: Analysis, options: Options, clock: Clock) -> tuple[Allocat
             target=options.target(),
             min_keep=options.min_keep,
             align=options.align,
-            protect=protected(analysis, options.keep),
+            protect=protected(analysis, options.patterns),
             inexact=options.inexact,
             best_effort=options.best_effort,
         )
@@ -359,7 +353,7 @@ def layer_changes(analysis: Analysis, kept: Mask) -> Iterator[LayerChange]:
     """Widths and MACs of every layer before and after."""
     whole = np.ones_like(kept)
     for layer in analysis.layers:
-        widths = [(classes.size, int(kept[classes].sum())) for classes in (layer.inputs, layer.outputs)]
+        widths = [(x.size, int(kept[x].sum())) if layer.weight else None for x in (layer.inputs, layer.outputs)]
         yield LayerChange(layer.node, layer.op, widths[0], widths[1], (layer.macs.count(whole), layer.macs.count(kept)))
 
 
@@ -369,6 +363,3 @@ def frozen_summary(analysis: Analysis) -> tuple[tuple[int, str], ...]:
     for f in analysis.frozen:
         counts[f"{f.op}: {f.reason.rsplit(' (', 1)[0]}" if f.op else f.reason] += f.positions
     return tuple((n, reason) for reason, n in counts.most_common())
-
-
-__all__ = ["Cost", "Model", "Result", "analyze", "apply_plan", "clean", "compress", "make_plan"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -13,13 +13,12 @@ from typer.core import TyperCommand
 from onnxprune import __version__
 from onnxprune import options as o
 from onnxprune.errors import Exit, FileError, UsageError
+from onnxprune.signature import taking
 from onnxprune.terminal import boundary, progress, show, show_json, write
 
 # Everything else is imported inside the commands, so that --help does not wait for onnx, onnxruntime and scipy.
 if TYPE_CHECKING:
     from onnxprune.api import Result
-
-DEFAULT_METHOD = "group_norm"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,103 +59,41 @@ def _root(version: Version = False) -> None:
 
 
 @app.command(cls=_Guarded)
-def compress(
-    model: o.Source,
-    *,
-    flops: o.Flops = None,
-    params: o.Params = None,
-    size: o.Size = None,
-    method: o.Method = DEFAULT_METHOD,
-    min_keep: o.MinKeep = 0.1,
-    align: o.Align = "auto",
-    keep: o.Keep = None,
-    inexact: o.Inexact = False,
-    best_effort: o.BestEffort = False,
-    seed: o.Seed = 0,
-    input_shape: o.InputShape = None,
-    output: o.Out = None,
-    force: o.Force = False,
-    stamp: o.Stamp = False,
-    save_plan: o.SavePlan = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
-) -> None:
+@taking(o.Compression)
+def compress(model: o.Source, given: o.Compression) -> None:
     """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
 
     Give one of --flops, --params and --size. Writes MODEL.pruned.onnx unless -o names another file.
     """
-    with progress(quiet):
+    with progress(given.quiet):
         from onnxprune import api
 
-        out = output or _beside(model, ".pruned.onnx")
-        _check_outputs(model, out, save_plan, force)
-        result = api.compress(
-            model,
-            flops=flops,
-            params=params,
-            size=size,
-            method=method,
-            min_keep=min_keep,
-            align=_align(align),
-            keep=keep or (),
-            inexact=inexact,
-            best_effort=best_effort,
-            seed=seed,
-            input_shapes=_shapes(input_shape),
-        )
-        _write(result, model, out, force=force, stamp=stamp, plan_out=save_plan)
-    _report(result, out, as_json, quiet)
+        out = given.output or _beside(model, ".pruned.onnx")
+        _check_outputs(model, out, given.save_plan, given.force)
+        result = api.compress(model, **given.arguments())
+        _write(result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
+    _report(result, out, given.as_json, given.quiet)
 
 
 @app.command(cls=_Guarded)
-def plan(
-    model: o.Source,
-    *,
-    flops: o.Flops = None,
-    params: o.Params = None,
-    size: o.Size = None,
-    method: o.Method = DEFAULT_METHOD,
-    min_keep: o.MinKeep = 0.1,
-    align: o.Align = "auto",
-    keep: o.Keep = None,
-    inexact: o.Inexact = False,
-    best_effort: o.BestEffort = False,
-    seed: o.Seed = 0,
-    input_shape: o.InputShape = None,
-    output: o.Out = None,
-    force: o.Force = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
-) -> None:
+@taking(o.Planning)
+def plan(model: o.Source, given: o.Planning) -> None:
     """Decide what `compress` would remove, and write it down as JSON: to stdout, or to the file of -o."""
-    with progress(quiet):
+    with progress(given.quiet):
         from onnxprune import api, files
         from onnxprune.plan import dumps
 
-        if output is not None:
-            files.check_output(output, model, force)
-        decided = api.make_plan(
-            model,
-            flops=flops,
-            params=params,
-            size=size,
-            method=method,
-            min_keep=min_keep,
-            align=_align(align),
-            keep=keep or (),
-            inexact=inexact,
-            best_effort=best_effort,
-            seed=seed,
-            input_shapes=_shapes(input_shape),
-        )
-        if output is not None:
-            files.write_text(output, dumps(decided), source=model, force=force)
-    if as_json or output is None:
+        if given.output is not None:
+            files.check_output(given.output, model, given.force)
+        decided = api.make_plan(model, **given.arguments())
+        if given.output is not None:
+            files.write_text(given.output, dumps(decided), source=model, force=given.force)
+    if given.as_json or given.output is None:
         write(dumps(decided))
-    elif not quiet:
+    elif not given.quiet:
         from onnxprune.report import text
 
-        show(text.prediction(decided, model, output))
+        show(text.prediction(decided, model, given.output))
 
 
 @app.command(cls=_Guarded)
@@ -180,7 +117,7 @@ def apply(
         files.check_output(out, plan_file, force)
         _check_outputs(model, out, None, force)
         decided = api.read_plan(plan_file)
-        result = api.apply_plan(model, decided, seed=seed, input_shapes=_shapes(input_shape))
+        result = api.apply_plan(model, decided, seed=seed, input_shapes=o.shapes(input_shape))
         _write(result, model, out, force=force, stamp=stamp)
     _report(result, out, as_json, quiet)
 
@@ -194,7 +131,7 @@ def analyze(
         from onnxprune import api
         from onnxprune.report import text
 
-        view = api.overview(model, input_shapes=_shapes(input_shape))
+        view = api.overview(model, input_shapes=o.shapes(input_shape))
     if as_json:
         show_json(view.as_dict())
     else:
@@ -214,7 +151,7 @@ def explain(
         from onnxprune import api
         from onnxprune.report import text
 
-        told = api.explain(model, name, input_shapes=_shapes(input_shape))
+        told = api.explain(model, name, input_shapes=o.shapes(input_shape))
     if as_json:
         show_json(told.as_dict())
     else:
@@ -270,27 +207,6 @@ def diff(
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def _align(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if text.isascii() and text.isdigit():
-        return int(text)
-    raise UsageError(f"--align {text!r}: give `auto` or a number from 1 on")
-
-
-def _shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
-    if not texts:
-        return {}
-    from onnxprune.shapes import parse_input_shape
-
-    shapes = [parse_input_shape(text) for text in texts]
-    names = [name for name, _ in shapes]
-    repeated = next((n for n in names if names.count(n) > 1), None)
-    if repeated is not None:
-        raise UsageError(f"--input-shape is given more than once for {repeated!r}")
-    return dict(shapes)
 
 
 def _check_outputs(model: Path, out: Path, plan_out: Path | None, force: bool) -> None:

@@ -7,10 +7,9 @@ connected components of the ties; component of atom 0 is frozen. Cost is linear 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
-from math import prod
 from operator import is_
 from typing import Any
 
@@ -20,14 +19,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 import onnxprune.ops  # noqa: F401 - registers the rules
-from onnxprune.analysis import Analysis, Axis, Element, Labels, Layer, Product, Role
+from onnxprune.analysis import Analysis, Axis, Element, Labels, Layer, Product
 from onnxprune.errors import ModelError, VerificationError
 from onnxprune.factors import EMPTY, Factor, Shape, View, along, lines, support, view
-from onnxprune.graph import Array, Model, Node, Tensor, dtype_of, is_constant, shape_of, values
+from onnxprune.graph import Array, Model, Node, Tensor, dtype_of, shape_of
 from onnxprune.ops.versions import modern
 from onnxprune.reasons import frozen_axes
 from onnxprune.rules import RULES, Arg, Refuse, Rule, Tracer
-from onnxprune.trace import IN, OUT, Trace
+from onnxprune.trace import IN, OUT, Trace, whole
 
 _ROUNDS = 10
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
@@ -36,7 +35,6 @@ _MOVING = frozenset(  # a weight is still that weight after these: zeroing its s
     | {"Squeeze", "Transpose", "Unsqueeze"}
 )
 _SELECTING = frozenset({"Gather", "Slice", "Split"})  # their outputs can become empty while every parameter keeps some
-_SMALL = 4096  # elements
 
 
 def couple(model: Model, shapes: Mapping[str, Shape]) -> Analysis:
@@ -62,6 +60,7 @@ def _own(trace: Trace) -> None:
             axes = {a: trace.fresh(n) for a, n in enumerate(shape) if n > 1}
             trace.owners.update({(name, a): atoms for a, atoms in axes.items()})
             trace.views[name] = tuple(along(atoms, a, len(shape)) for a, atoms in axes.items())
+            trace.unread.add(name)
 
 
 def _visit(trace: Trace, node: Node, index: int) -> None:
@@ -98,22 +97,33 @@ def _apart(t: Tracer, args: list[Arg | None]) -> list[Arg | None]:
     """The inputs with atoms of its own on every axis: the same ones twice would hide that the rule forgets one of the
     axes.
 
-    Parameters keep theirs, for what the rule notes about them.
+    Parameters keep theirs, for what the rule notes about them; what no other node has read meets none of the others.
     """
+    names = [a.name for a in args if a is not None]
+    alone = {n for n in t.trace.unread.intersection(names) if names.count(n) == 1}
+    t.trace.unread.difference_update(names)
+    rest = [(i, a) for i, a in enumerate(args) if a is not None and a.view and a.name not in alone]
+    if sum(len(a.view) for _, a in rest) < 2:
+        return args
     out = list(args)
-    for i, arg in sorted(enumerate(args), key=lambda item: item[1] is None or not item[1].param):
-        if arg is not None and arg.view:
-            view = tuple(_renamed(t, f) for f in arg.view)
-            out[i] = arg if all(map(is_, view, arg.view)) else replace(arg, view=view)
+    for i, arg in sorted(rest, key=lambda item: not item[1].param):
+        view = tuple(_renamed(t, f) for f in arg.view)
+        out[i] = arg if all(map(is_, view, arg.view)) else replace(arg, view=view)
+    _unmark(t.trace, [f for _, a in rest for f in a.view])
     return out
+
+
+def _unmark(trace: Trace, factors: Iterable[Factor]) -> None:
+    for f in factors:
+        trace.marked[f] = False
 
 
 def _renamed(t: Tracer, factor: Factor) -> Factor:
     """The factor, or one of fresh atoms tied to its own if another input or axis of the node has one of them."""
-    stamp, mark = t.trace.stamp, -2 - t.index
-    met = stamp[factor] == mark
+    marked = t.trace.marked
+    met = marked[factor]
     if not met.any() or not factor[met].any():
-        stamp[factor] = mark
+        marked[factor] = True
         return factor
     atoms, where = np.unique(factor, return_inverse=True)
     fresh = t.fresh(atoms.size)
@@ -128,17 +138,7 @@ def _argument(trace: Trace, source: Tensor | Array | None) -> Arg | None:
         return Arg("", source.shape, EMPTY, "", source)
     shape = trace.shapes.get(source.name)
     held = trace.views.get(source.name, EMPTY)
-    return Arg(source.name, shape if shape is not None else (), held, trace.params.get(source.name, ""), _value(source))
-
-
-def _value(tensor: Tensor) -> Array | None:
-    """Integers (shapes, indices, pads) and small vectors are loaded; rules never read large weights."""
-    if not is_constant(tensor):
-        return None
-    dtype = dtype_of(tensor)
-    if dtype is None or (dtype.kind not in "iub" and prod(shape_of(tensor)) > _SMALL):
-        return None
-    return values(tensor)
+    return Arg(source.name, shape if shape is not None else (), held, trace.params.get(source.name, ""), source)
 
 
 def _apply(t: Tracer, node: Node, args: list[Arg | None], attrs: dict[str, Any]) -> list[View]:
@@ -196,14 +196,18 @@ def _checked(t: Tracer, name: str, factors: View) -> View:
 
 def _account(t: Tracer, args: Iterable[Arg | None]) -> None:
     """Freeze whatever the rule neither carried nor named."""
-    stamp = t.trace.stamp
-    for arg in args:
-        for f in () if arg is None else arg.view:
-            missed = f[stamp[f] != t.index]
-            if missed.size:
-                t.freeze(
-                    [missed], f"its rule does not let positions of axis {support(f)} of {arg.name if arg else ''} go"
-                )
+    named = {id(whole(f)) for f in t.named}
+    rest = [(a, f) for a in args if a is not None for f in a.view if id(whole(f)) not in named]
+    if not rest:
+        return
+    for f in t.named:
+        t.trace.marked[f] = True
+    for arg, f in rest:
+        missed = f[~t.trace.marked[f]]
+        if missed.size:
+            t.freeze([missed], f"its rule does not let positions of axis {support(f)} of {arg.name} go")
+            t.trace.marked[missed] = True
+    _unmark(t.trace, t.named)
 
 
 def _freeze_outputs(trace: Trace) -> None:
@@ -288,9 +292,7 @@ def _analysis(trace: Trace, labels: Labels) -> Analysis:
     for atoms in trace.inexact:
         inexact[classes[atoms]] = True
     inexact[0] = False
-    axes = tuple(
-        _axis(trace, classes, name, a, atoms) for (name, a), atoms in trace.owners.items() if classes[atoms].any()
-    )
+    axes = tuple(_axes(trace, classes))
     group, groups = _groups(axes, n)
     trace_and_classes = _Closed(trace, classes)
     return Analysis(
@@ -319,29 +321,36 @@ class _Closed:
 
 def _numbered(trace: Trace, labels: Labels) -> Labels:
     """Classes that hold a parameter's positions, numbered from 1 in graph order; everything else is frozen."""
-    owned = np.concatenate([*trace.owners.values(), np.zeros(1, np.int32)])
-    seen, first = np.unique(labels[owned], return_index=True)
-    seen, first = seen[seen > 0], first[seen > 0]
+    owned = labels[1 : 1 + sum(atoms.size for atoms in trace.owners.values())]
+    first = np.full(trace.count, owned.size)  # where each label is met first: the last one written stays
+    first[owned[::-1]] = np.arange(owned.size)[::-1]
+    first[0] = owned.size
+    seen = np.flatnonzero(first < owned.size)
     number = np.zeros(trace.count, np.int32)
-    number[seen[np.argsort(first)]] = np.arange(1, seen.size + 1)
+    number[seen[np.argsort(first[seen])]] = np.arange(1, seen.size + 1)
     return number[labels]
 
 
-def _axis(trace: Trace, classes: Labels, name: str, axis: int, atoms: Factor) -> Axis:
-    roles = int(np.bitwise_or.reduce(trace.roles[atoms]))
-    role: Role = "out" if roles & int(OUT) else "in" if roles & int(IN) else "with"
-    return Axis(name, axis, classes[atoms], role)
+def _axes(trace: Trace, classes: Labels) -> Iterable[Axis]:
+    """Those with anything to remove."""
+    most = trace.per_owner(np.maximum, classes)
+    roles = trace.per_owner(np.bitwise_or, trace.roles)
+    for (key, atoms), role, free in zip(trace.owners.items(), roles, most, strict=True):
+        if free:
+            yield Axis(*key, classes[trace.where(atoms)], "out" if role & OUT else "in" if role & IN else "with")
 
 
 def _groups(axes: tuple[Axis, ...], n: int) -> tuple[Labels, tuple[Axis, ...]]:
     """Each class belongs to the first producer axis it occurs on, or else to the first axis."""
-    group, groups = np.zeros(n + 1, np.int32), []
-    for axis in [a for a in axes if a.role == "out"] + [a for a in axes if a.role != "out"]:
-        new = axis.classes[(axis.classes > 0) & (group[axis.classes] == 0)]
-        if new.size:
-            groups.append(axis)
-            group[new] = len(groups)
-    return group, tuple(groups)
+    order = [a for a in axes if a.role == "out"] + [a for a in axes if a.role != "out"]
+    labels = np.concatenate([np.zeros(0, np.int32), *(a.classes for a in order)])
+    number = np.repeat(np.arange(len(order)), [a.classes.size for a in order])
+    first = np.full(n + 1, len(order))
+    first[labels[::-1]] = number[::-1]  # the last one written stays
+    first[0] = len(order)
+    used, group = np.unique(first, return_inverse=True)
+    group = np.where(first < len(order), group + 1, 0).astype(np.int32)
+    return group, tuple(order[i] for i in used if i < len(order))
 
 
 def _layers(trace: Trace, classes: Labels) -> Iterable[Layer]:
@@ -361,16 +370,15 @@ def _uncounted(trace: Trace) -> Iterable[str]:
 
 
 def _elements(trace: Trace, classes: Labels) -> Iterable[Element]:
-    of: Callable[[str, int], Labels] = lambda name, a: classes[trace.owners[name, a]]  # noqa: E731
     for name, tensor in trace.model.constants().items():
         shape, dtype = shape_of(tensor), dtype_of(tensor)
-        constant = int(np.prod([d for a, d in enumerate(shape) if (name, a) not in trace.owners], dtype=np.int64))
-        dims = [of(name, a) for a in range(len(shape)) if (name, a) in trace.owners]
+        owned = {a: trace.owners[name, a] for a in range(len(shape)) if (name, a) in trace.owners}
+        constant = prod(d for a, d in enumerate(shape) if a not in owned)
+        dims = [classes[trace.where(atoms)] for atoms in owned.values()]
         yield Element(name, _product(constant, dims), dtype.itemsize if dtype is not None else 1)
 
 
 def _product(constant: int, dims: list[Labels]) -> Product:
     """Dims in which nothing can go are part of the constant."""
-    for d in dims:
-        constant *= 1 if d.any() else d.size
-    return Product(constant, tuple(d for d in dims if d.any()))
+    live = [d for d in dims if d.any()]
+    return Product(constant * prod(d.size for d in dims) // prod(d.size for d in live), tuple(live))

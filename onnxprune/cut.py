@@ -30,23 +30,13 @@ class Kept:
         return [n - int(g.sum()) for n, g in zip(shape, gone, strict=True)]
 
 
-def kept_axes(analysis: Analysis, kept: Mask) -> dict[str, dict[int, Array]]:
-    """Kept indices of every parameter axis that loses positions."""
-    out: dict[str, dict[int, Array]] = {}
-    for axis in analysis.axes:
-        mask = kept[axis.classes]
-        if not mask.all():
-            out.setdefault(axis.param, {})[axis.axis] = np.flatnonzero(mask)
-    return out
-
-
 def cut(analysis: Analysis, kept: Mask) -> Model:
     """A copy of the cleaned model without the classes that are not kept.
 
     kept: [classes + 1] bool, `kept[0]` true. Nothing removed gives the same bytes.
     """
     model = analysis.model.copy()
-    keep = kept_axes(analysis, kept)
+    keep = analysis.kept_axes(kept)
     if not keep:
         return model
     constants = model.constants()

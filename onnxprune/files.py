@@ -6,7 +6,6 @@ The only module that reads and writes files.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import stat
@@ -14,13 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
 from onnxprune.check import check_model, is_sorted, raise_problems, sort_nodes
-from onnxprune.errors import FileError, ModelError, PlanError, ResourceError
+from onnxprune.errors import FileError, ModelError, ResourceError
 from onnxprune.stored import PAGE, file_bytes, kind_name, nbytes, split_weights, stored_tensors, weights_bytes
 
 __all__ = [
@@ -32,7 +30,6 @@ __all__ = [
     "file_bytes",
     "is_sorted",
     "read_bytes",
-    "read_json",
     "read_model",
     "read_text",
     "sort_nodes",
@@ -221,17 +218,6 @@ def read_bytes(path: str | Path) -> bytes:
     """Read a whole file; raises FileError."""
     with _reading(path):
         return _regular_file(Path(path)).read_bytes()
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object, such as a plan; raises FileError (missing) and PlanError (not a JSON object)."""
-    try:
-        value = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"'{path}' is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise PlanError(f"'{path}' holds a JSON {type(value).__name__}, not an object with named entries")
-    return value
 
 
 def check_output(path: str | Path, source: str | Path | None = None, force: bool = False) -> None:

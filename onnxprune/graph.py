@@ -7,8 +7,10 @@ subgraph bodies, attribute kinds it does not know, the exact graph inputs and ou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -17,8 +19,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.importers.onnx_importer import get_numpy_type
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
+from onnx_graphsurgeon.util.misc import SynchronizedList
 
 from onnxprune.stored import copy_fields, externalise, subgraphs
 
@@ -35,11 +39,9 @@ _LARGE = 1 << 16  # bytes; smaller weights stay in the graph when it is split
 FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16)})
 _SAFE = FLOATS | {np.dtype(t) for t in ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")}
 _A = onnx.AttributeProto
-# Kinds of attribute that onnx-graphsurgeon drops or rewrites: they travel as they are.
-_OPAQUE = frozenset(
-    {_A.GRAPH, _A.GRAPHS, _A.SPARSE_TENSOR, _A.SPARSE_TENSORS, _A.TENSORS, _A.TYPE_PROTO, _A.TYPE_PROTOS}
-)
-_EMPTY_LISTS = frozenset({_A.INTS, _A.FLOATS, _A.STRINGS})
+# Attributes that a node shows, by kind. Others (bodies, types, sparse tensors) and empty lists travel as they are.
+_SHOWN = {_A.FLOAT: "f", _A.INT: "i", _A.STRING: "s", _A.TENSOR: "t"}
+_SHOWN |= {_A.FLOATS: "floats", _A.INTS: "ints", _A.STRINGS: "strings"}
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Model:
 
     def copy(self) -> Model:
         """Copy nodes and tensors; the arrays of constants and the header are shared."""
-        return replace(self, graph=self.graph.copy(), notes=list(self.notes))
+        return replace(self, graph=_copied_graph(self.graph), notes=list(self.notes))
 
     def to_proto(self) -> onnx.ModelProto:
         """Export with everything that the original had beside its graph."""
@@ -95,16 +97,129 @@ def from_proto(proto: onnx.ModelProto) -> Model:
     """View a model as a graph. The arrays are not copied: treat `proto` as read-only from here on."""
     header = _header(proto)
     captured = frozenset(_captured(proto.graph))
-    graph = gs.import_onnx(proto)
-    given = {i.name for i in header.graph.input}
-    graph.inputs = [t for t in graph.inputs if t.name in given]
-    origin = {next((o for o in n.output if o), ""): _essence(n) for n in proto.graph.node}
-    for node in graph.nodes:
-        for attr in origin[next((t.name for t in node.outputs if t.name), "")].attribute:
-            if _is_opaque(attr):
-                node.attrs.pop(attr.name, None)
-    tensors = {t.name: t for t in proto.graph.initializer if t.name in captured}
-    return Model(graph, header, origin, captured, tensors, bool(proto.graph.value_info), _declared(proto))
+    tensors: dict[str, Tensor] = {t.name: _tensor(Constant, t.name, _Stored(t)) for t in proto.graph.initializer}
+    nodes = [_import_node(n, tensors) for n in proto.graph.node]
+    ends = [[_named(tensors, v.name) for v in values] for values in (header.graph.input, header.graph.output)]
+    graph = Graph(nodes, *ends, opset=0, ir_version=header.ir_version)
+    origin = {next((o for o in n.output if o), ""): _copied(n) for n in proto.graph.node}
+    kept = {t.name: t for t in proto.graph.initializer if t.name in captured}
+    return Model(graph, header, origin, captured, kept, bool(proto.graph.value_info), _declared(proto))
+
+
+def _import_node(source: onnx.NodeProto, tensors: dict[str, Tensor]) -> Node:
+    inputs, outputs = ([_named(tensors, name) for name in names] for names in (source.input, source.output))
+    domain = source.domain if source.HasField("domain") else None
+    return _node(source.op_type, source.name, _shown(source.attribute), inputs, outputs, domain)
+
+
+def _named(tensors: dict[str, Tensor], name: str) -> Tensor:
+    """The tensor of that name, new where there is none; an omitted input or output is a tensor of its own."""
+    if not name:
+        return _tensor(Variable, "")
+    found = tensors.get(name)
+    if found is None:
+        found = tensors[name] = _tensor(Variable, name)
+    return found
+
+
+def _shown(attributes: Iterable[onnx.AttributeProto]) -> dict[str, Any]:
+    """Attributes as Python values; tensors as constants."""
+    found: dict[str, Any] = {}
+    for attr in attributes:
+        field = _SHOWN.get(attr.type)
+        if field is None:
+            continue
+        value = getattr(attr, field)
+        if field == "s":
+            value = value.decode()
+        elif field == "t":
+            value = _tensor(Constant, value.name, _Stored(value))
+        elif field not in ("f", "i"):
+            value = [v.decode() for v in value] if field == "strings" else list(value)
+            if not value:
+                continue
+        found[attr.name] = value
+    return found
+
+
+def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A message of its own: a reference to one field of the model would keep all of it in memory."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+class _Stored(LazyValues):  # type: ignore[misc]
+    """The values of a tensor of the file, which are read when they are asked for."""
+
+    def __init__(self, tensor: onnx.TensorProto) -> None:
+        self.tensor, self.shape, self.dtype = tensor, tuple(tensor.dims), _kind(tensor.data_type)
+
+
+element_type = cache(onnx.helper.np_dtype_to_tensor_dtype)  # ONNX's number of a numpy type; it builds a table each time
+
+
+@cache
+def _kind(data_type: int) -> np.dtype[Any] | int:
+    """The numpy type, or ONNX's number where onnx-graphsurgeon knows none."""
+    dtype = get_numpy_type(data_type)
+    return data_type if dtype is None else np.dtype(dtype)
+
+
+# ---- what the constructors of onnx-graphsurgeon do, in a fraction of the time -------------------------------------
+
+
+def _tensor(kind: Any, name: str, stored: Any = None) -> Tensor:
+    """A Constant or a Variable that no node has yet."""
+    tensor = kind.__new__(kind)
+    fields = {"name": name, "inputs": _synced(tensor, "outputs"), "outputs": _synced(tensor, "inputs")}
+    if kind is Constant:
+        fields |= {"_values": stored, "data_location": None, "_export_dtype": None}
+    else:
+        fields |= {"dtype": None, "shape": None, "type": "tensor_type"}
+    tensor.__dict__.update(fields)
+    return tensor
+
+
+def _node(
+    op: str, name: str, attrs: dict[str, Any], inputs: list[Tensor], outputs: list[Tensor], domain: str | None
+) -> Node:
+    node = Node.__new__(Node)
+    ends = {"inputs": _synced(node, "outputs", inputs), "outputs": _synced(node, "inputs", outputs)}
+    node.__dict__.update(op=op, name=name, attrs=attrs, domain=domain, **ends)
+    for tensor in inputs:
+        list.append(tensor.outputs, node)
+    for tensor in outputs:
+        list.append(tensor.inputs, node)
+    return node
+
+
+def _synced(owner: Node | Tensor, field: str, items: Iterable[Any] = ()) -> Any:
+    """A list that keeps the lists named `field` of its items up to date."""
+    result = SynchronizedList.__new__(SynchronizedList)
+    list.extend(result, items)
+    result.parent_obj, result.field_name = owner, field
+    return result
+
+
+def _copied_graph(graph: Graph) -> Graph:
+    """New nodes and tensors; arrays and the values of attributes are shared."""
+    tensors: dict[int, Tensor] = {}
+
+    def new(old: Tensor) -> Tensor:
+        if id(old) not in tensors:
+            tensors[id(old)] = _tensor(type(old), old.name, old._values if is_constant(old) else None)
+        return tensors[id(old)]
+
+    nodes = [
+        _node(n.op, n.name, dict(n.attrs), [new(t) for t in n.inputs], [new(t) for t in n.outputs], n.domain)
+        for n in graph.nodes
+    ]
+    ends = ([new(t) for t in graph.inputs], [new(t) for t in graph.outputs])
+    return Graph(nodes, *ends, opset=graph.opset, ir_version=graph.ir_version)
+
+
+# ---- the header, and what the file says beside the graph -----------------------------------------------------------
 
 
 def _declared(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
@@ -132,22 +247,6 @@ def _header(proto: onnx.ModelProto) -> onnx.ModelProto:
     return header
 
 
-def _essence(node: onnx.NodeProto) -> onnx.NodeProto:
-    """What the graph view drops of a node, and Constants whole.
-
-    A message of its own: a reference to one field of the model would keep all of it in memory.
-    """
-    essence = onnx.NodeProto()
-    copy_fields(node, essence, "input", "output", "attribute", "domain")
-    essence.attribute.extend(a for a in node.attribute if _is_opaque(a) or node.op_type == "Constant")
-    return essence
-
-
-def _is_opaque(attr: onnx.AttributeProto) -> bool:
-    empty = attr.type in _EMPTY_LISTS and not (attr.ints or attr.floats or attr.strings)
-    return attr.type in _OPAQUE or empty
-
-
 def _captured(graph: onnx.GraphProto) -> set[str]:
     """Names read inside bodies (at any depth) and not defined there."""
     free: set[str] = set()
@@ -170,11 +269,12 @@ def _export(model: Model, weights: dict[str, Array] | None) -> onnx.ModelProto:
     proto.CopyFrom(model.header)
     g = proto.graph
     for node in model.graph.nodes:
-        g.node.append(OnnxExporter.export_node(node))
-        _restore(g.node[-1], model.origin.get(next((o for o in g.node[-1].output if o), "")))
+        write_node(g.node.add(), model, node)
     constants = _outer_constants(model)
     for name, tensor in constants.items():
-        _write_tensor(g.initializer.add(), name, tensor, weights)
+        target = g.initializer.add()
+        if weights is None or not _move(target, name, tensor, weights):
+            write_tensor(target, name, tensor)
     g.initializer.extend(t for name, t in model.captured_tensors.items() if name not in constants)
     alive = {o for n in g.node for o in n.output} | {t.name for t in g.initializer} | {i.name for i in g.input}
     annotations = [q for q in g.quantization_annotation if q.tensor_name in alive]
@@ -189,38 +289,67 @@ def _outer_constants(model: Model) -> dict[str, Constant]:
     return model.constants() | outputs
 
 
-def _write_tensor(target: onnx.TensorProto, name: str, tensor: Constant, weights: dict[str, Array] | None) -> None:
-    array = values(tensor) if weights is not None else None
-    if array is not None and weights is not None and array.nbytes >= _LARGE:
-        weights[name] = array
-        target.name, target.data_type = name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        target.dims.extend(array.shape)
-        externalise(target, "weights", 0, array.nbytes)
-        return
+def _move(target: onnx.TensorProto, name: str, tensor: Constant, weights: dict[str, Array]) -> bool:
+    """Move a large weight to `weights`."""
+    array = values(tensor)
+    if array is None or array.nbytes < _LARGE:
+        return False
+    weights[name] = array
+    target.name, target.data_type = name, element_type(array.dtype)
+    target.dims.extend(array.shape)
+    externalise(target, "weights", 0, array.nbytes)
+    return True
+
+
+def write_tensor(target: onnx.TensorProto, name: str, tensor: Constant) -> None:
+    """Export an initializer with a copy of its data."""
     held = tensor._values
     if isinstance(held, LazyValues):
         target.CopyFrom(held.tensor)
+        target.name = name
         return
     array = np.asarray(held)
-    target.name, target.data_type = name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    target.name, target.data_type = name, element_type(array.dtype)
     target.dims.extend(array.shape)
     target.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _restore(node: onnx.NodeProto, source: onnx.NodeProto | None) -> None:
-    """Give a surviving node its doc string, metadata and opaque attributes back."""
-    if source is None or source.op_type != node.op_type:
+def write_node(target: onnx.NodeProto, model: Model, node: Node) -> None:
+    """Export a node: a surviving one with its doc string, its metadata, and every attribute that did not change."""
+    inputs, outputs = [t.name for t in node.inputs], [t.name for t in node.outputs]
+    source = model.origin.get(next((o for o in outputs if o), ""))
+    if source is None or source.op_type != node.op:
+        target.CopyFrom(OnnxExporter.export_node(node))
         return
-    node.doc_string = source.doc_string
-    node.overload = source.overload
-    node.metadata_props.extend(source.metadata_props)
-    if source.HasField("name"):
-        node.name = source.name
-    if not source.HasField("doc_string"):
-        node.ClearField("doc_string")
-    if not source.HasField("overload"):
-        node.ClearField("overload")
-    node.attribute.extend(a for a in source.attribute if _is_opaque(a))
+    target.CopyFrom(source)
+    for names, now in ((target.input, inputs), (target.output, outputs)):
+        if names != now:
+            del names[:]
+            names.extend(now)
+    before = _shown(source.attribute)
+    if not _same(before, node.attrs):
+        _write_attributes(target, source, before, node)
+
+
+def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return before.keys() == now.keys() and all(_unchanged(before[k], v) for k, v in now.items())
+
+
+def _unchanged(before: Any, now: Any) -> bool:
+    """Constants are equal in onnx-graphsurgeon where their names are."""
+    if is_constant(before) or is_constant(now):
+        return is_constant(before) and is_constant(now) and isinstance(now._values, LazyValues)
+    return bool(before == now)
+
+
+def _write_attributes(target: onnx.NodeProto, source: onnx.NodeProto, before: dict[str, Any], node: Node) -> None:
+    """Those that nodes show in their present order, then the others."""
+    given = {a.name: a for a in source.attribute}
+    target.ClearField("attribute")
+    for name, value in node.attrs.items():
+        same = name in before and _unchanged(before[name], value)
+        target.attribute.append(given[name] if same else onnx.helper.make_attribute(name, value))
+    target.attribute.extend(a for a in source.attribute if a.name not in before)
 
 
 def is_constant(tensor: Tensor) -> bool:
@@ -247,13 +376,23 @@ def values(tensor: Tensor) -> Array | None:
     if not is_constant(tensor) or dtype_of(tensor) is None:
         return None
     held = tensor._values
-    array: Array = onnx.numpy_helper.to_array(held.tensor) if isinstance(held, LazyValues) else held
+    array: Array = _read(held) if isinstance(held, LazyValues) else held
+    return array
+
+
+def _read(held: LazyValues) -> Array:
+    """What `numpy_helper.to_array` gives, without its detours for the usual case."""
+    array: Array
+    if sys.byteorder == "little" and isinstance(held.dtype, np.dtype) and held.tensor.HasField("raw_data"):
+        array = np.frombuffer(held.tensor.raw_data, held.dtype).reshape(held.shape)
+    else:
+        array = onnx.numpy_helper.to_array(held.tensor)
     return array
 
 
 def shape_of(constant: Constant) -> tuple[int, ...]:
     """Shape of an initializer, without loading it."""
-    return tuple(int(d) for d in constant.shape)
+    return tuple(constant.shape)
 
 
 def constant(name: str, array: Array) -> Constant:

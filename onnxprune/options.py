@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from onnxprune.errors import UsageError
+
+DEFAULT_METHOD = "group_norm"
 METHODS = ("bn_scale", "geometric_median", "group_norm", "l1", "l2", "random")  # named here: --help loads no criteria
 
 
@@ -41,3 +45,66 @@ Stamp = Annotated[bool, _result(None, "Write version, settings and digests into 
 SavePlan = Annotated[Path | None, _result("FILE", "Write the plan, too.", "--save-plan")]
 AsJson = Annotated[bool, _result(None, "Print one JSON object.", "--json")]
 Quiet = Annotated[bool, _result(None, "No progress, and no report of what was written.", "--quiet", "-q")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What to remove: the options of `compress` and `plan`."""
+
+    flops: Flops = None
+    params: Params = None
+    size: Size = None
+    method: Method = DEFAULT_METHOD
+    min_keep: MinKeep = 0.1
+    align: Align = "auto"
+    keep: Keep = None
+    inexact: Inexact = False
+    best_effort: BestEffort = False
+    seed: Seed = 0
+    input_shape: InputShape = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The same as keyword arguments of the library's functions."""
+        given = {name: getattr(self, name) for name in Selection.__dataclass_fields__ if name != "input_shape"}
+        parsed = {"align": _align(self.align), "keep": self.keep or (), "input_shapes": shapes(self.input_shape)}
+        return given | parsed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning(Selection):
+    """All options of `plan`."""
+
+    output: Out = None
+    force: Force = False
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression(Planning):
+    """All options of `compress`."""
+
+    stamp: Stamp = False
+    save_plan: SavePlan = None
+
+
+def _align(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise UsageError(f"--align {text!r}: give `auto` or a number from 1 on")
+
+
+def shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """The shapes that `--input-shape` gives, by input."""
+    if not texts:
+        return {}
+    from onnxprune.shapes import parse_input_shape
+
+    found = [parse_input_shape(text) for text in texts]
+    names = [name for name, _ in found]
+    repeated = next((n for n in names if names.count(n) > 1), None)
+    if repeated is not None:
+        raise UsageError(f"--input-shape is given more than once for {repeated!r}")
+    return dict(found)

@@ -38,11 +38,7 @@ class Plan:
 
 def make_plan(analysis: Analysis, kept: Mask, model_digest: str, settings: Json, predicted: Json) -> Plan:
     """Write down a choice of classes, [classes + 1] bool with `kept[0]` true."""
-    keep: Keep = {}
-    for axis in analysis.axes:
-        stays = kept[axis.classes]
-        if not stays.all():
-            keep.setdefault(axis.param, {})[axis.axis] = np.flatnonzero(stays).tolist()
+    keep = {name: {a: i.tolist() for a, i in axes.items()} for name, axes in analysis.kept_axes(kept).items()}
     reasons = dict.fromkeys((f.name, f.op, f.reason) for f in analysis.frozen)
     frozen = [{"name": name, "op": op, "reason": reason} for name, op, reason in reasons]
     return Plan(model_digest, keep, dict(settings), dict(predicted), frozen)

@@ -10,6 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
 
 from onnxprune.analysis import Frozen, Labels
+from onnxprune.factors import Factor
 from onnxprune.trace import OUT, Trace
 
 Index = NDArray[np.int64]
@@ -44,12 +45,20 @@ def forest(trace: Trace, root: int = 0, among: NDArray[np.bool_] | None = None) 
 
 def _edges(trace: Trace, among: NDArray[np.bool_] | None) -> tuple[Index, Index, Index]:
     """(atom, atom, reason) of every tie, or of those whose ends are `among`: both are or neither is."""
-    ties = [t for t in trace.ties if among is None or among[t[0]].any()]
+    ties = trace.ties if among is None else _touching(trace, among)
     pairs = [np.broadcast_arrays(a, b) for a, b, _ in ties]
     a = np.concatenate([p[0].reshape(-1) for p in pairs] or [np.zeros(0)]).astype(np.int64)
     b = np.concatenate([p[1].reshape(-1) for p in pairs] or [np.zeros(0)]).astype(np.int64)
     r = np.repeat([r for *_, r in ties], [p[0].size for p in pairs]).astype(np.int64)
     return a, b, r
+
+
+def _touching(trace: Trace, among: NDArray[np.bool_]) -> list[tuple[Factor, Factor, int]]:
+    """The ties with any atom `among` their first ends."""
+    ends = np.cumsum([0, *(a.size for a, *_ in trace.ties)])
+    atoms = np.concatenate([np.zeros(0, np.int32), *(a.reshape(-1) for a, *_ in trace.ties)])
+    met = np.cumsum(np.append(False, among[atoms]))[ends]
+    return [trace.ties[i] for i in np.flatnonzero(np.diff(met))]
 
 
 def _root_reasons(tree: Forest) -> Index:
@@ -66,17 +75,16 @@ def _root_reasons(tree: Forest) -> Index:
 
 def frozen_axes(trace: Trace, classes: Labels) -> tuple[Frozen, ...]:
     """Producer axes with frozen positions, each with the tie that decided most of them."""
-    producers = [
-        (k, atoms) for k, atoms in trace.owners.items() if (trace.roles[atoms] & OUT).any() and not classes[atoms].all()
-    ]
+    stuck = (trace.per_owner(np.bitwise_or, trace.roles) & OUT > 0) & (trace.per_owner(np.minimum, classes) == 0)
+    producers = [owner for owner, held in zip(trace.owners.items(), stuck, strict=True) if held]
     if not producers:
         return ()
     first = _root_reasons(forest(trace, among=classes == 0))
     found = []
     for (name, axis), atoms in producers:
-        stuck = atoms[classes[atoms] == 0]
-        reasons, counts = np.unique(first[stuck], return_counts=True)
+        frozen = atoms[classes[atoms] == 0]
+        reasons, counts = np.unique(first[frozen], return_counts=True)
         op, node, why = trace.reasons[reasons[counts.argmax()]] if reasons[0] >= 0 else ("", "", "nothing reads it")
         where = f"{op} {node}".strip()
-        found.append(Frozen(name, axis, op, f"{why} ({where})", int(stuck.size)))
+        found.append(Frozen(name, axis, op, f"{why} ({where})", int(frozen.size)))
     return tuple(found)

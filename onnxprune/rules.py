@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from onnxprune.factors import EMPTY, Factor, Shape, View, cut, lines, raise_rank, support
-from onnxprune.graph import Array, Node
+from onnxprune.graph import Array, Node, Tensor, values
 from onnxprune.trace import IN, OUT, Bracket, Contact, Contracted, Kept, Refit, Trace
 
 __all__ = ["IN", "OUT", "RULES", "Arg", "Kept", "Refuse", "Rule", "RuleResult", "Tracer", "components", "rule"]
@@ -30,15 +30,20 @@ class Refuse(Exception):  # noqa: N818 - a decision with a reason, not a failure
 class Arg:
     """One input of a node as a rule sees it.
 
-    param: the initializer that it is, or is computed from (transposed, dequantised); "" for activations. value: the
-    array of an initializer or of what was an attribute, but for large float weights, which no rule reads.
+    param: the initializer that it is, or is computed from (transposed, dequantised); "" for activations. source: the
+    tensor, or what was an attribute.
     """
 
     name: str
     shape: Shape
     view: View = EMPTY
     param: str = ""
-    value: Array | None = None
+    source: Tensor | Array | None = None
+
+    @property
+    def value(self) -> Array | None:
+        """The array of an initializer or of what was an attribute; None for activations."""
+        return self.source if self.source is None or isinstance(self.source, np.ndarray) else values(self.source)
 
     @property
     def rank(self) -> int:
@@ -46,9 +51,10 @@ class Arg:
 
     def ints(self, what: str) -> list[int]:
         """The value as a flat list of integers; refuses where it is not constant."""
-        if self.value is None:
+        value = self.value
+        if value is None:
             raise Refuse(f"its {what} are computed at run time")
-        return [int(v) for v in self.value.reshape(-1)]
+        return [int(v) for v in value.reshape(-1)]
 
 
 RuleResult = View | Sequence[View] | None
@@ -78,6 +84,7 @@ class Tracer:
         self.trace, self.node, self.index = trace, node, index
         self.label = (node.op, node.name or next((o.name for o in node.outputs if o.name), ""))
         self._shapes = shapes
+        self.named: list[Factor] = []
 
     def shape(self, output: int = 0) -> Shape:
         """Shape of an output."""
@@ -102,8 +109,7 @@ class Tracer:
 
     def name(self, *factors: Factor) -> None:
         """These atoms are accounted for: carried, tied, frozen, summed over, or not read at all."""
-        for f in factors:
-            self.trace.stamp[f] = self.index
+        self.named += factors
 
     def inexact(self, atoms: Factor, why: str) -> None:
         """Removing these positions changes the function even where they are dead (`why` says which statistic)."""
@@ -246,8 +252,8 @@ class Tracer:
         """Record a layer: its filters, the positions it reads, and its MACs, the volume of `frame`, along which
         `factors` vary.
         """
-        self.trace.roles[outputs] |= OUT
-        self.trace.roles[inputs] |= IN
+        self.trace.roles[self.trace.where(outputs)] |= OUT
+        self.trace.roles[self.trace.where(inputs)] |= IN
         dims, constant, used = [], prod(frame), set[int]()
         for f in factors:
             if not used.intersection(support(f)):

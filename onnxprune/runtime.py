@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "InputSpec",
     "Session",
-    "all_tensors",
     "default_threads",
     "inner_tensors",
     "input_specs",
@@ -320,14 +319,3 @@ def inner_tensors(proto: ModelProto) -> list[str]:
     """Names of all node outputs of the graph that are not graph outputs already."""
     known = {o.name for o in proto.graph.output}
     return [o for n in proto.graph.node for o in n.output if o and o not in known]
-
-
-def all_tensors(proto: ModelProto) -> ModelProto:
-    """A copy, weights included, with every node output as a graph output (without type, which onnxruntime infers).
-
-    To save the copy, give `inner_tensors` to `session` as `extra`.
-    """
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    copy.graph.output.extend(ValueInfoProto(name=name) for name in inner_tensors(proto))
-    return copy

@@ -12,7 +12,7 @@ import numpy as np
 from onnxprune.factors import Factor, Shape, View
 from onnxprune.graph import Array, Model
 from onnxprune.shapes import skeleton
-from onnxprune.symbolic import Facts, interpret
+from onnxprune.shapes.symbolic import Facts, interpret
 
 OUT, IN = np.uint8(1), np.uint8(2)
 NEW = 1 << 14
@@ -88,10 +88,11 @@ class Trace:
     inexact: list[Factor] = field(default_factory=list)
     parts: list[Factor] = field(default_factory=list)
     roles: Array = field(default_factory=lambda: np.zeros(NEW, np.uint8))
-    stamp: Array = field(default_factory=lambda: np.full(NEW, -1, np.int32))
+    marked: Array = field(default_factory=lambda: np.zeros(NEW, bool))  # to compare sets of atoms; all false in between
     parent: Array = field(default_factory=lambda: np.arange(NEW, dtype=np.int32))
     tied: Array = field(default_factory=lambda: np.zeros(NEW, bool))
-    places: dict[tuple[int, int], Factor] = field(default_factory=dict)  # holds the arrays: no other takes their place
+    blocks: dict[int, tuple[Factor, slice]] = field(default_factory=dict)  # arrays as `fresh` made them, by their id
+    unread: set[str] = field(default_factory=set)  # parameters that no node was seen to read
 
     @cached_property
     def facts(self) -> Facts:
@@ -105,11 +106,28 @@ class Trace:
         if self.count > self.roles.size:
             size = 2 * self.count
             self.roles = np.concatenate([self.roles, np.zeros(size - self.roles.size, np.uint8)])
-            self.stamp = np.concatenate([self.stamp, np.full(size - self.stamp.size, -1, np.int32)])
+            self.marked = np.concatenate([self.marked, np.zeros(size - self.marked.size, bool)])
             self.tied = np.concatenate([self.tied, np.zeros(size - self.tied.size, bool)])
             self.parent = np.concatenate([self.parent, np.arange(self.parent.size, size, dtype=np.int32)])
-        self.places[_place(atoms)] = atoms
+        self.blocks[id(atoms)] = atoms, slice(self.count - n, self.count)
         return atoms
+
+    def per_owner(self, reduce: np.ufunc, values: Array) -> Array:
+        """[owners] `reduce` of values [atoms] over the positions of each parameter axis; their atoms are consecutive."""
+        starts = [int(atoms[0]) for atoms in self.owners.values()]
+        end = starts[-1] + list(self.owners.values())[-1].size if starts else 0
+        result: Array = reduce.reduceat(values[:end], starts) if starts else values[:0]
+        return result
+
+    def block(self, atoms: Factor) -> slice | None:
+        """The range of atoms that `fresh` made at once and that this is a view of, whole, in whatever order."""
+        held = self.blocks.get(id(whole(atoms)))
+        return None if held is None else held[1]
+
+    def where(self, atoms: Factor) -> slice | Factor:
+        """An index of these atoms, in whatever order; ranges are faster than lists."""
+        held = self.blocks.get(id(whole(atoms)))
+        return atoms if held is None else held[1]
 
     def tie(self, a: Factor, b: Factor | int, node: tuple[str, str], why: str) -> None:
         """Record that the atoms are the same thing (element by element, broadcasting).
@@ -118,7 +136,8 @@ class Trace:
         `links` that the closure must connect. Most ties are of the first kind, which keeps the closure small.
         """
         b = np.asarray(b, np.int32)
-        np.broadcast_shapes(a.shape, b.shape)  # raises ValueError here, where the node is known
+        if a.shape != b.shape:
+            np.broadcast_shapes(a.shape, b.shape)  # raises ValueError here, where the node is known
         self.ties.append((a, b, len(self.reasons)))
         self.reasons.append((*node, why))
         if self._adopts(b, a):
@@ -127,19 +146,24 @@ class Trace:
             self.parent[a] = self.parent[b]
         else:
             self.links.append((a, b))
-        self.tied[a] = self.tied[b] = True
+        self.tied[self.where(a)] = True
+        self.tied[self.where(b)] = True
 
     def _adopts(self, child: Factor, partner: Factor) -> bool:
         """Whether `child` is a whole array of fresh atoms that no tie has met, of the partner's shape, and not part of
         it.
         """
-        if child.shape != partner.shape or _place(child) not in self.places or self.tied[child].any():
+        own = self.block(child)
+        if own is None or child.shape != partner.shape or self.tied[own].any():
             return False
-        first, last = child.flat[0], child.flat[-1]
-        repeated = last - first + 1 < child.size  # its first atom, broadcast
-        return not repeated and not ((partner >= first) & (partner <= last)).any()
+        other = self.block(partner)
+        return own != other if other else not ((partner >= own.start) & (partner < own.stop)).any()
 
 
-def _place(atoms: Factor) -> tuple[int, int]:
-    """Where an array of atoms lies in memory: equal for views of the whole of one array, in whatever order."""
-    return atoms.__array_interface__["data"][0], atoms.size
+def whole(atoms: Factor) -> Factor:
+    """The array that this is a view of, if it shows each of its elements once, in whatever order; else itself."""
+    base: Any = atoms.base
+    if base is None or getattr(base, "size", -1) != atoms.size:
+        return atoms
+    repeats = 0 in atoms.strides and any(n > 1 and not s for n, s in zip(atoms.shape, atoms.strides, strict=True))
+    return atoms if repeats else base

@@ -19,6 +19,7 @@ from onnxprune.errors import ModelError, VerificationError
 from onnxprune.factors import Shape
 from onnxprune.graph import Array, Model, dtype_of
 from onnxprune.masking import HALF, masked, widened
+from onnxprune.normalize.identity import drops_nothing
 from onnxprune.shapes import skeleton
 
 TOLERANCE = 1e-4
@@ -104,7 +105,7 @@ def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:
         ins = [i.name for i in node.inputs if i.name]
         if node.op in _OPS_WITH_INDICES and not tainted.intersection(ins):
             taps += [i for i in ins[:1] if whole[i]]
-        random = node.op in _OPS_AT_RANDOM or (node.op == "Dropout" and len(ins) > 2)  # in training
+        random = node.op in _OPS_AT_RANDOM or (node.op == "Dropout" and not drops_nothing(node, model.opset))
         if random or noisy.intersection(ins):
             noisy.update(o.name for o in node.outputs)
         if random or node.op in _OPS_WITH_INDICES or tainted.intersection(ins):

@@ -144,7 +144,7 @@ def test_options_reach_the_plan(folder):
 def test_every_criterion_is_in_the_help():
     """--help loads no criteria, so their names are written down: they are the ones there are."""
     assert set(options.METHODS) == set(criteria.NAMES)
-    assert cli.DEFAULT_METHOD == api.DEFAULT_METHOD
+    assert options.DEFAULT_METHOD == api.DEFAULT_METHOD
 
 
 def test_input_shape_counts(folder):

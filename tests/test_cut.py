@@ -8,7 +8,7 @@ import onnx
 import pytest
 from graphs import analyse, assert_sound, between, each, proto, random_plan
 
-from onnxprune.cut import Kept, cut, kept_axes
+from onnxprune.cut import Kept, cut
 from onnxprune.factors import along
 
 NET = """g (float[1,3,6,6] x) => (float[] y) <float[4,3,3,3] w, float[4] b, float[4] s, float[4] o, float[4] m, float[4] var,
@@ -98,7 +98,7 @@ def test_parameters_are_sliced_where_positions_leave_and_nowhere_else():
     }
     assert all(np.array_equal(after[n].values, want[n]) for n in before)
     assert all(a.values.flags.c_contiguous for a in after.values())
-    assert {n: {a: i.tolist() for a, i in axes.items()} for n, axes in kept_axes(analysis, kept).items()} == {
+    assert {n: {a: i.tolist() for a, i in axes.items()} for n, axes in analysis.kept_axes(kept).items()} == {
         **{n: {0: stay} for n in ("w", "b", "s", "o", "m", "var")},
         "u": {0: stay, 1: stay},
         "v": {0: spread},

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper, parser
 
 from onnxprune import files
-from onnxprune.errors import FileError, ModelError, OnnxpruneError, PlanError, ResourceError
+from onnxprune.errors import FileError, ModelError, OnnxpruneError, ResourceError
 
 MODELS = sorted((Path(__file__).parents[2] / "shared" / "models").glob("*.onnx"))  # beside the repository
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
@@ -491,30 +491,6 @@ def test_text_is_written_like_models(tmp_path):
     files.write_text(path, "new", force=True)
     assert "is the input" in refusal(FileError, files.write_text, path, "x", source=path, force=True)
     assert files.read_text(path) == "new"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is not JSON"),
-        (b"{", "is not JSON"),
-        (b"\xff\xfe\xfd", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
-        (b"[1, 2]", "holds a JSON list, not an object"),
-        (b"null", "holds a JSON NoneType"),
-    ],
-)
-def test_files_that_are_no_plans(tmp_path, content, message):
-    """Malformed JSON and JSON that is not an object are PlanErrors."""
-    (tmp_path / "plan.json").write_bytes(content)
-    assert message in refusal(PlanError, files.read_json, tmp_path / "plan.json")
-
-
-def test_plans_are_read(tmp_path):
-    """An object comes back as it was written; a missing file is a FileError."""
-    (tmp_path / "plan.json").write_text('{"version": 1, "keep": {"w": {"0": [1, 2]}}}')
-    assert files.read_json(tmp_path / "plan.json") == {"version": 1, "keep": {"w": {"0": [1, 2]}}}
-    assert "there is no file" in refusal(FileError, files.read_json, tmp_path / "none.json")
 
 
 def test_text_that_is_not_utf8_is_a_file_error(tmp_path):

@@ -18,12 +18,12 @@ ROOT = Path(onnxprune.__file__).parent
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # From the bottom up; a module imports from its own layer or from those below it. A package stands for all its modules.
 LAYERS = (
-    ("errors", "factors", "options", "sizes", "stored"),
-    ("graph", "shape_ops", "terminal"),
-    ("analysis", "check", "symbolic"),
+    ("errors", "factors", "signature", "stored"),
+    ("graph", "terminal"),
+    ("analysis", "check"),
     ("files",),
     ("runtime",),
-    ("shapes",),
+    ("data", "shapes"),
     ("normalize",),
     ("trace",),
     ("rules",),
@@ -31,17 +31,17 @@ LAYERS = (
     ("couple",),
     ("cost", "criteria", "masking"),
     ("allocate", "cut", "plan"),
-    ("difference", "explanation", "verify"),
+    ("difference", "explanation", "recover", "synthesize", "verify"),
     ("provenance", "report"),
-    ("api",),
+    ("api", "options"),
     ("cli",),
     ("__main__",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 POSIX = {"crypt", "fcntl", "grp", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
-SLOW = ("onnxruntime", "scipy.cluster", "sklearn", "torch")  # seconds to import, or not there at all
+SLOW = ("onnxruntime", "scipy.cluster", "sklearn", "torch", "PIL")  # seconds to import, or not there at all
 HEAVY = {"numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "scipy", "sklearn"}
-MODULE_OF = {"onnx-graphsurgeon": "onnx_graphsurgeon", "scikit-learn": "sklearn"}
+MODULE_OF = {"onnx-graphsurgeon": "onnx_graphsurgeon", "scikit-learn": "sklearn", "pillow": "PIL"}
 THROUGH_OTHERS = {"google": "onnx"}  # protobuf comes with onnx, which is made of it
 WRITERS = {"dump", "save", "save_model", "savez", "savez_compressed", "symlink_to", "hardlink_to", "tofile", "touch"}
 WRITERS |= {"mkdtemp", "mkstemp", "NamedTemporaryFile", "TemporaryFile", "write_bytes", "write_text"}
@@ -158,7 +158,8 @@ def test_one_module_knows_the_library(package, home):
 @each_module
 def test_only_dependencies_are_imported(path):
     """Everything imported is the standard library's or a declared dependency; torch, a tool's extra, is not."""
-    declared = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
+    declared = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    declared = declared["dependencies"] + declared["optional-dependencies"]["images"]
     names = {re.split(r"[\[<>=~! ;]", d)[0] for d in declared}
     known = {MODULE_OF.get(n, n) for n in names} | {m for m, through in THROUGH_OTHERS.items() if through in names}
     found = {name.partition(".")[0] for name in imports(parsed(path))}

@@ -41,6 +41,14 @@ def test_no_module_hides_a_function():
     assert modules.intersection(onnxprune.__all__) == {"errors"}
 
 
+def test_the_pipeline_names_all_that_is_public():
+    """Everything that the package takes from api.py, and what else programs call there, is in its `__all__`."""
+    api = importlib.import_module("onnxprune.api")
+    of_api = {name for name in onnxprune.__all__ if hasattr(api, name) and name in (*FUNCTIONS, "Result")}
+    assert of_api | {"Options", "cleaned", "overview", "read_plan"} <= set(api.__all__)
+    assert all(hasattr(api, name) for name in api.__all__)
+
+
 def test_unknown_name():
     """A misspelt name is an AttributeError that says it."""
     with pytest.raises(AttributeError, match="'onnxprune' has no attribute 'prune'"):

@@ -244,6 +244,30 @@ def test_random_numbers_are_not_compared():
 
 
 @pytest.mark.parametrize(
+    ("inputs", "names"),
+    [
+        ("y", ("y", "z")),
+        ("y, half", ("y", "z")),
+        ("y, half, off", ("y", "z")),
+        ("y, none, on", ("y", "z")),
+        ("y, half, on", ("y",)),
+        ("y, , on", ("y",)),
+        ("y, half, given", ("y",)),
+        ("y, ratio, on", ("y",)),
+    ],
+)
+def test_a_dropout_is_compared_where_it_drops_nothing(inputs, names):
+    """It draws random numbers in training with a ratio: by the values, whatever is left out; unknown ones may be so."""
+    text = f"""g (float[5,3] x, bool given, float ratio) => (float[5,4] y, float[5,4] z)
+      <float[3,6] w, float[6,4] v, float half = {{0.5}}, float none = {{0}}, bool on = {{1}}, bool off = {{0}}> {{
+        h = MatMul(x, w)
+        y = MatMul(h, v)
+        z = Dropout({inputs})
+    }}"""
+    assert compared(text) == names
+
+
+@pytest.mark.parametrize(
     ("a", "b", "error"),
     [
         ([1.0, -4.0], [1.0, -4.0], 0),

@@ -29,14 +29,12 @@ RUNS: dict[str, dict[str, Any]] = {
 LIMIT = 1200  # seconds per model
 
 
-def one(path: str, shape: str) -> dict[str, Any]:
+def one(path: str) -> dict[str, Any]:
     """Compress one model in every way; runs in the child."""
     from onnxprune import analyze, compress
-    from onnxprune.shapes import parse_input_shape
 
-    shapes = dict([parse_input_shape(shape)]) if shape else None
     start = time.perf_counter()
-    analysis = analyze(path, input_shapes=shapes)
+    analysis = analyze(path)
     row: dict[str, Any] = {
         "seconds_analyze": time.perf_counter() - start,
         "nodes": len(analysis.model.graph.nodes),
@@ -53,7 +51,7 @@ def one(path: str, shape: str) -> dict[str, Any]:
         if name == "inexact" and not row["inexact"]:
             continue
         try:
-            report = compress(path, input_shapes=shapes, **options).report
+            report = compress(path, **options).report
             row["macs"] = report.original.macs
             row["runs"][name] = {
                 "kept": report.compressed.macs / max(report.original.macs, 1),
@@ -195,7 +193,7 @@ def main() -> int:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(one(args.one, "")))
+        print(json.dumps(one(args.one)))
         return 0
     RESULTS.mkdir(exist_ok=True)
     files = sorted(

@@ -34,7 +34,7 @@ from onnxprune.normalize.permute import merge_shuffles
 from onnxprune.normalize.shape_values import fix_shape_values
 from onnxprune.normalize.unshare import unshare
 from onnxprune.shapes import skeleton
-from onnxprune.symbolic import Facts, interpret
+from onnxprune.shapes.symbolic import Facts, interpret
 
 FOLD_CAP = 1 << 30  # bytes; VGG-19 with its weights in ConstantOfShape nodes folds to 575 MB
 

@@ -19,7 +19,7 @@ from onnxprune.graph import FLOATS, Array, Constant, Model, Node, Tensor, dtype_
 from onnxprune.normalize.edit import SAFE, drop, elements, has_body, is_standard, protected, replace, to_constant
 from onnxprune.runtime import session
 from onnxprune.shapes import skeleton
-from onnxprune.symbolic import Facts, interpret
+from onnxprune.shapes.symbolic import Facts, interpret
 
 _STAY = {
     *("Constant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),

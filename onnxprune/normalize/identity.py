@@ -22,12 +22,15 @@ def _is_identity(model: Model, node: Node) -> bool:
 
 
 def _is_inert(model: Model, node: Node) -> bool:
-    """Whether a Dropout drops nothing: opset 7 to 11 always, later without training mode or with a ratio of 0."""
+    """Whether a Dropout drops nothing and nobody reads its mask."""
     mask = [t for t in node.outputs[1:] if t.name]
-    if model.opset < 7 or any(t.outputs or t.name in protected(model) for t in mask):
-        return False
-    if model.opset < 12:
-        return True
+    return drops_nothing(node, model.opset) and not any(t.outputs or t.name in protected(model) for t in mask)
+
+
+def drops_nothing(node: Node, opset: int) -> bool:
+    """Whether a Dropout passes its input on: opset 7 to 11 always, later without training mode or with a ratio of 0."""
+    if opset < 12:
+        return opset >= 7
     ratio, training = (*node.inputs[1:], None, None)[:2]
     if training is None or not training.name:
         return True

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnxprune.graph import Model, Node, Tensor, constant, fresh_name, is_constant, make_node
 from onnxprune.normalize.edit import is_standard, protected, replace
 from onnxprune.normalize.probe import Probe
-from onnxprune.shape_ops import FAILURES, SHAPE_OPS
-from onnxprune.sizes import Dims, Size
-from onnxprune.symbolic import Facts
+from onnxprune.shapes.shape_ops import FAILURES, SHAPE_OPS
+from onnxprune.shapes.sizes import Dims, Size
+from onnxprune.shapes.symbolic import Facts
 
 _MOVES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Gather", "Split", "Slice", "Identity"}
 _MIX = {"Transpose", "Gather", "Split", "Slice"}

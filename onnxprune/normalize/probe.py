@@ -8,9 +8,9 @@ from math import prod
 import numpy as np
 
 from onnxprune.graph import Tensor, is_constant, values
-from onnxprune.shape_ops import SHAPE_OPS
-from onnxprune.sizes import Dims, Element, Size, Vector, each, known, vector
-from onnxprune.symbolic import Facts
+from onnxprune.shapes.shape_ops import SHAPE_OPS
+from onnxprune.shapes.sizes import Dims, Element, Size, Vector, each, known, vector
+from onnxprune.shapes.symbolic import Facts
 
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 _DEEP = 32  # steps of shape arithmetic

@@ -14,8 +14,8 @@ from onnx import helper
 
 from onnxprune.graph import Array, Constant, Model, Node, Tensor, constant, fresh_name, is_constant
 from onnxprune.normalize.edit import drop, has_body, is_standard, protected, to_constant
-from onnxprune.sizes import Dims, Element, Size, divide, known, volume
-from onnxprune.symbolic import Facts
+from onnxprune.shapes.sizes import Dims, Element, Size, divide, known, volume
+from onnxprune.shapes.symbolic import Facts
 
 _OPERAND = {"Reshape": 1, "Expand": 1, "Resize": 3}  # where the computed shape comes in
 

@@ -76,8 +76,7 @@ def _same_in_every_group(t: Tracer, X: Arg, rows: Factor, columns: Factor) -> No
 
 def _computed(t: Tracer, X: Arg, W: Arg) -> None:
     """A weight that is itself computed cannot be zeroed: silence what it is applied to."""
-    channels = t.atoms(X, 1)
-    if not W.param and channels.any():
+    if not W.param and (channels := t.atoms(X, 1)).any():
         t.sums(0, along(channels, 1, X.rank))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def matmul(t: Tracer, A: Arg, B: Arg) -> View:
 
 
 def _reshaped(arg: Arg, shape: Shape) -> Arg:
-    return Arg(arg.name, shape, tuple(f.reshape(shape) for f in arg.view), arg.param, arg.value)
+    return replace(arg, shape=shape, view=tuple(f.reshape(shape) for f in arg.view))
 
 
 def _along(args: tuple[Arg, Arg], axes: tuple[int, int]) -> Own:
@@ -76,7 +77,7 @@ def gemm(t: Tracer, A: Arg, B: Arg, C: Arg | None = None, *, transA: int = 0, tr
 
 
 def _turned(arg: Arg, transpose: int) -> Arg:
-    return Arg(arg.name, arg.shape[::-1], tuple(f.T for f in arg.view), arg.param, arg.value) if transpose else arg
+    return replace(arg, shape=arg.shape[::-1], view=tuple(f.T for f in arg.view)) if transpose else arg
 
 
 @rule("Einsum")

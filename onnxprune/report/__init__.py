@@ -13,12 +13,12 @@ from onnxprune.verify import Verification
 
 @dataclass(frozen=True, slots=True)
 class LayerChange:
-    """Widths and MACs of one layer before and after."""
+    """Widths and MACs of one layer before and after; a product of two activations has no filters, hence no widths."""
 
     node: str
     op: str
-    inputs: tuple[int, int]
-    outputs: tuple[int, int]
+    inputs: tuple[int, int] | None
+    outputs: tuple[int, int] | None
     macs: tuple[int, int]
 
     @property
@@ -79,7 +79,7 @@ class Report:
 
 def _layer(change: LayerChange) -> dict[str, Any]:
     pairs = {
-        k: {"before": v[0], "after": v[1]}
+        k: v and {"before": v[0], "after": v[1]}
         for k, v in (("inputs", change.inputs), ("outputs", change.outputs), ("macs", change.macs))
     }
     return {"node": change.node, "op": change.op, **pairs}

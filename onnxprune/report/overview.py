@@ -14,13 +14,15 @@ from onnxprune.cost import Cost
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One layer: widths, how many of its filters are frozen, its MACs and their share of the model's, 0..1."""
+    """One layer: widths (None for a product of two activations, which has no filters), how many of its filters are
+    frozen, its MACs and their share of the model's, 0..1.
+    """
 
     node: str
     op: str
     weight: str | None
-    inputs: int
-    outputs: int
+    inputs: int | None
+    outputs: int | None
     frozen: int
     macs: int
     share: float
@@ -105,9 +107,9 @@ def _layers(analysis: Analysis) -> Iterator[LayerRow]:
     macs = [layer.macs.count(whole) for layer in analysis.layers]
     total = max(sum(macs), 1)
     for layer, n in zip(analysis.layers, macs, strict=True):
-        frozen = int(np.count_nonzero(layer.outputs == 0))
-        sizes = layer.inputs.size, layer.outputs.size, frozen
-        yield LayerRow(layer.node, layer.op, layer.weight, *sizes, n, round(n / total, 6))
+        frozen = int(np.count_nonzero(layer.outputs == 0)) if layer.weight else 0
+        width, filters = (layer.inputs.size, layer.outputs.size) if layer.weight else (None, None)
+        yield LayerRow(layer.node, layer.op, layer.weight, width, filters, frozen, n, round(n / total, 6))
 
 
 def _groups(analysis: Analysis) -> Iterator[GroupRow]:

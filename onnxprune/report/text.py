@@ -66,12 +66,15 @@ def _cut_layers(layers: Sequence[LayerChange]) -> RenderableType:
         return "No layer was cut."
     table = _table(("layers cut most", "<"), ("op", "<"), ("inputs", ">"), ("outputs", ">"), ("MACs kept", ">"))
     for x in cut[:_LAYERS]:
-        table.add_row(x.node, x.op, _arrow(*x.inputs), _arrow(*x.outputs), percent(x.kept))
+        table.add_row(x.node, x.op, _arrow(x.inputs), _arrow(x.outputs), percent(x.kept))
     told = f"{min(len(cut), _LAYERS)} of {len(cut)} cut layers ({len(layers)} in all); --json has all."
     return _sections(table, told, gap=0)
 
 
-def _arrow(before: int, after: int) -> str:
+def _arrow(widths: tuple[int, int] | None) -> str:
+    if widths is None:
+        return "-"
+    before, after = widths
     return str(before) if before == after else f"{before} -> {after}"
 
 
@@ -158,7 +161,8 @@ def _layer_table(view: Overview) -> Table:
     head = (("layer", "<"), ("op", "<"), ("in", ">"), ("out", ">"), ("frozen", ">"), ("MACs", ">"), ("share", ">"))
     table = _table(*head)
     for x in view.layers:
-        table.add_row(x.node, x.op, str(x.inputs), str(x.outputs), str(x.frozen or ""), si(x.macs), percent(x.share))
+        widths = ("-" if n is None else str(n) for n in (x.inputs, x.outputs))
+        table.add_row(x.node, x.op, *widths, str(x.frozen or ""), si(x.macs), percent(x.share))
     return table
 
 

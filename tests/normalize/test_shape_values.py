@@ -7,7 +7,7 @@ import pytest
 from cleaning import cleaned, initializer, ops, parse
 
 from onnxprune.normalize.shape_values import expand_target, reshape_target, resize_scales
-from onnxprune.sizes import Size
+from onnxprune.shapes.sizes import Size
 
 INDICES = "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64 i3 = {3}, int64[1] z = {0}, int64[1] m = {-1}"
 N = Size(1, ("N",))

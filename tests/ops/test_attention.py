@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphs import analyse, assert_sound, each, expected, golden, reasons
+from graphs import analyse, assert_sound, expected, golden
+from tables import prunes, refuses
 
 # Two tokens of 3 features; 4 query heads of 2 dimensions. `o` reads what comes out of the attention.
 PROJECT = "g (float[2,5,3] x) => (float[] y) <float[3,8] q, float[3,{0}] k, float[3,{1}] v, float[{2},3] o{3}> {{\
@@ -103,16 +104,8 @@ REFUSE = {
 }
 
 
-@each(PRUNE, "text, table")
-def test_must_prune(text, table):
-    """The classes of every prunable axis, and no other axis."""
-    assert golden(analyse(text, opset=23)) == expected(table)
-
-
-@each(PRUNE, "text, table")
-def test_stays_sound(text, table):
-    """Whatever the plan removes, the cut model equals the masked original."""
-    assert_sound(analyse(text, opset=23))
+test_must_prune, test_stays_sound = prunes(PRUNE, opset=23)
+test_must_refuse = refuses(REFUSE, opset=23)
 
 
 def test_rotary_embedding_and_attention_since_24():
@@ -121,11 +114,3 @@ def test_rotary_embedding_and_attention_since_24():
     analysis = analyse(text, opset=24)
     assert golden(analysis) == expected(table)
     assert_sound(analysis)
-
-
-@each(REFUSE, "text, why")
-def test_must_refuse(text, why):
-    """Nothing can be removed, and the reason says why."""
-    analysis = analyse(text, opset=23)
-    assert not golden(analysis)
-    assert all(reason in reasons(analysis)[axis] for axis, reason in why.items())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphs import CHANNELS, analyse, assert_sound, between, each, expected, golden, reasons
+from graphs import CHANNELS, analyse, between, each, golden, reasons
+from tables import prunes
 
 X = "g (float[1,3,5,5] x) => (float[] y) "
 SPATIAL = "g (float[1,3] x) => (float[] y) <float[3,6] w, int64[3] s = {1, 1, 6}, float[2,1,3] v> { h = MatMul(x, w)  d = Reshape(h, s) "
@@ -205,16 +206,7 @@ REFUSE = {
 }
 
 
-@each(PRUNE, "text, table")
-def test_must_prune(text, table):
-    """The classes of every prunable axis, and no other axis."""
-    assert golden(analyse(text)) == expected(table)
-
-
-@each(PRUNE, "text, table")
-def test_stays_sound(text, table):
-    """Whatever the plan removes, the cut model equals the masked original."""
-    assert_sound(analyse(text))
+test_must_prune, test_stays_sound = prunes(PRUNE)
 
 
 @each(REFUSE, "text, why")

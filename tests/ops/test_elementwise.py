@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from graphs import CHANNELS, analyse, assert_sound, between, each, expected, golden, reasons
+from graphs import CHANNELS, analyse, assert_sound, between, each, expected, golden
+from tables import prunes, refuses
 
 DOMAIN_1 = ("Acos", "Asin", "Atanh")  # arguments within -1..1
 POSITIVE = ("Acosh", "Log", "Sqrt")  # arguments of at least 1
@@ -147,24 +148,8 @@ REFUSE = {
 }
 
 
-@each(PRUNE, "text, table")
-def test_must_prune(text, table):
-    """The classes of every prunable axis, and no other axis."""
-    assert golden(analyse(text)) == expected(table)
-
-
-@each(PRUNE, "text, table")
-def test_stays_sound(text, table):
-    """Whatever the plan removes, the cut model equals the masked original."""
-    assert_sound(analyse(text))
-
-
-@each(REFUSE, "text, why")
-def test_must_refuse(text, why):
-    """Nothing can be removed of these axes, and the reason says why."""
-    analysis = analyse(text)
-    assert not golden(analysis)
-    assert all(reason in reasons(analysis)[axis] for axis, reason in why.items())
+test_must_prune, test_stays_sound = prunes(PRUNE)
+test_must_refuse = refuses(REFUSE)
 
 
 @pytest.mark.parametrize("op", [*UNARY, *SINCE])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from graphs import analyse, assert_sound, each, expected, golden, reasons
+from graphs import analyse
+from tables import prunes, refuses
 
 GEMM = "g (float[5,3] x) => (float[] y) "
 FOUR = [1, 2, 3, 4]
@@ -232,24 +233,8 @@ REFUSE = {
 }
 
 
-@each(PRUNE, "text, table")
-def test_must_prune(text, table):
-    """The classes of every prunable axis, and no other axis."""
-    assert golden(analyse(text)) == expected(table)
-
-
-@each(PRUNE, "text, table")
-def test_stays_sound(text, table):
-    """Whatever the plan removes, the cut model equals the masked original."""
-    assert_sound(analyse(text))
-
-
-@each(REFUSE, "text, why")
-def test_must_refuse(text, why):
-    """Nothing can be removed, and the reason says why."""
-    analysis = analyse(text)
-    assert not golden(analysis)
-    assert all(reason in reasons(analysis)[axis] for axis, reason in why.items())
+test_must_prune, test_stays_sound = prunes(PRUNE)
+test_must_refuse = refuses(REFUSE)
 
 
 def test_layers_and_their_cost():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from graphs import CHANNELS, analyse, assert_sound, between, each, expected, golden, oracle, random_plan, reasons
+from graphs import CHANNELS, analyse, assert_sound, between, each, expected, golden, oracle, random_plan
+from tables import prunes, refuses
 
 FOUR = [1, 2, 3, 4]
 TOKENS = "g (float[2,5,3] x) => (float[] y) <float[3,4] w, float[4] b, float[4,2] v{}> {{ h = MatMul(x, w)  e = Add(h, b)  {}  y = MatMul(d, v) }}"
@@ -125,16 +126,8 @@ REFUSE = {
 }
 
 
-@each(EXACT | INEXACT, "text, table")
-def test_must_prune(text, table):
-    """The classes of every prunable axis, and no other axis."""
-    assert golden(analyse(text)) == expected(table)
-
-
-@each(EXACT | INEXACT, "text, table")
-def test_stays_sound(text, table):
-    """Whatever the plan removes, the cut model equals the masked original."""
-    assert_sound(analyse(text))
+test_must_prune, test_stays_sound = prunes(EXACT | INEXACT)
+test_must_refuse = refuses(REFUSE)
 
 
 @each(EXACT, "text, table")
@@ -149,14 +142,6 @@ def test_inexact(text, table):
     analysis = analyse(text)
     assert analysis.inexact[1:].all()
     assert not analysis.inexact[0]
-
-
-@each(REFUSE, "text, why")
-def test_must_refuse(text, why):
-    """Nothing can be removed, and the reason says why."""
-    analysis = analyse(text)
-    assert not golden(analysis)
-    assert all(reason in reasons(analysis)[axis] for axis, reason in why.items())
 
 
 @each(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphs import CHANNELS, analyse, assert_sound, between, each, expected, golden, reasons
+from graphs import CHANNELS, analyse, assert_sound, between, expected, golden
+from tables import prunes, refuses
 
 from onnxprune.cut import cut
 
@@ -74,24 +75,8 @@ REFUSE = {
 }
 
 
-@each(PRUNE, "text, table")
-def test_must_prune(text, table):
-    """The classes of every prunable axis, and no other axis."""
-    assert golden(analyse(text)) == expected(table)
-
-
-@each(PRUNE, "text, table")
-def test_stays_sound(text, table):
-    """Whatever the plan removes, the cut model equals the masked original."""
-    assert_sound(analyse(text), seeds=(0, 1))
-
-
-@each(REFUSE, "text, why")
-def test_must_refuse(text, why):
-    """Nothing can be removed, and the reason says why."""
-    analysis = analyse(text)
-    assert not golden(analysis)
-    assert all(reason in reasons(analysis)[axis] for axis, reason in why.items())
+test_must_prune, test_stays_sound = prunes(PRUNE, seeds=(0, 1))
+test_must_refuse = refuses(REFUSE)
 
 
 def test_widths_are_refitted_on_either_side():

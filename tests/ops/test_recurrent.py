@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphs import analyse, assert_sound, each, expected, golden, reasons
+from graphs import analyse, each, golden, reasons
+from tables import prunes
 
 UNITS = [1, 2, 3, 4]
 
@@ -72,16 +73,7 @@ REFUSE = {
 }
 
 
-@each(PRUNE, "text, table")
-def test_must_prune(text, table):
-    """The classes of every prunable axis, and no other axis."""
-    assert golden(analyse(text)) == expected(table)
-
-
-@each(PRUNE, "text, table")
-def test_stays_sound(text, table):
-    """Whatever the plan removes, the cut model equals the masked original."""
-    assert_sound(analyse(text), seeds=(0, 1))
+test_must_prune, test_stays_sound = prunes(PRUNE, seeds=(0, 1))
 
 
 @each(REFUSE, "text, why")

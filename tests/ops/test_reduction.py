@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from graphs import CHANNELS, analyse, assert_sound, between, each, expected, golden, reasons
+from graphs import CHANNELS, analyse, assert_sound, between, expected, golden, reasons
+from tables import prunes, refuses
 
 FOUR = [1, 2, 3, 4]
 # Over channels: 5 tokens of 4 channels become 5 numbers.
@@ -172,24 +173,8 @@ REFUSE = {
 }
 
 
-@each(PRUNE, "text, table")
-def test_must_prune(text, table):
-    """The classes of every prunable axis, and no other axis."""
-    assert golden(analyse(text)) == expected(table)
-
-
-@each(PRUNE, "text, table")
-def test_stays_sound(text, table):
-    """Whatever the plan removes, the cut model equals the masked original."""
-    assert_sound(analyse(text))
-
-
-@each(REFUSE, "text, why")
-def test_must_refuse(text, why):
-    """Nothing can be removed, and the reason says why."""
-    analysis = analyse(text)
-    assert not golden(analysis)
-    assert all(reason in reasons(analysis)[axis] for axis, reason in why.items())
+test_must_prune, test_stays_sound = prunes(PRUNE)
+test_must_refuse = refuses(REFUSE)
 
 
 def test_axes_known_at_run_time_only():

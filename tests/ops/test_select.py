@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from graphs import analyse, assert_sound, each, expected, golden, oracle, random_plan, reasons
+from tables import prunes, refuses
 
 FOUR = [1, 2, 3, 4]
 # Two convs with 4 and 3 filters, and one that reads 7 channels.
@@ -206,24 +207,8 @@ REFUSE = {
 }
 
 
-@each(PRUNE, "text, table")
-def test_must_prune(text, table):
-    """The classes of every prunable axis, and no other axis."""
-    assert golden(analyse(text)) == expected(table)
-
-
-@each(PRUNE, "text, table")
-def test_stays_sound(text, table):
-    """Whatever the plan removes, the cut model equals the masked original."""
-    assert_sound(analyse(text), seeds=(0, 1))
-
-
-@each(REFUSE, "text, why")
-def test_must_refuse(text, why):
-    """Nothing can be removed, and the reason says why."""
-    analysis = analyse(text)
-    assert not golden(analysis)
-    assert all(reason in reasons(analysis)[axis] for axis, reason in why.items())
+test_must_prune, test_stays_sound = prunes(PRUNE, seeds=(0, 1))
+test_must_refuse = refuses(REFUSE)
 
 
 def test_split_by_number_of_outputs():

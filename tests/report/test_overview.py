@@ -62,3 +62,14 @@ def test_every_class_is_in_one_group(path):
     assert sum(g.classes for g in view.groups) == view.classes > 0
     names = {x.node for x in view.layers}
     assert all(names.issuperset({*g.producers, *g.readers}) for g in view.groups)
+
+
+def test_a_product_of_activations_has_no_widths():
+    """It has no filters: none are told, and none are called frozen; in the file and before and after a cut."""
+    view = api.overview(FIXTURES / "tiny_vit_legacy.onnx")
+    assert {(x.inputs, x.outputs, x.frozen) for x in view.layers if x.weight is None} == {(None, None, 0)}
+    report = api.compress(FIXTURES / "tiny_vit_legacy.onnx", flops=0.7).report
+    bare = [x for x in report.layers if x.inputs is None]
+    assert [x.node for x in bare] == [x.node for x in view.layers if x.weight is None]
+    assert all(x.outputs is None and x.kept < 1 for x in bare)
+    assert [x["inputs"] for x in report.as_dict()["layers"] if x["node"] == bare[0].node] == [None]

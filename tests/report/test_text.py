@@ -103,6 +103,14 @@ def test_vacuous_verification_is_a_warning(report):
     assert "Warning: masking what was removed" in flat(text.compression(vacuous, "o.onnx"))
 
 
+def test_products_of_activations_have_dashes_for_widths(report):
+    """They have no filters that could be counted, before a cut and after it."""
+    view = api.overview(FIXTURES / "tiny_vit_legacy.onnx")
+    assert "/blocks/blocks.0/attn/MatMul MatMul - - 13.9 k" in flat(text.analysis(view))
+    cut = replace(report, layers=(LayerChange("qk", "MatMul", None, None, (80, 40)),))
+    assert "qk MatMul - - 50.0 %" in flat(text.compression(cut, "o.onnx"))
+
+
 def test_notes_are_told(report):
     """The note on a loosely met target, the cleaning's notes and the precision of the check are all shown."""
     half = replace(report.verification, precision="float32, widened from half precision")

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
-from onnxprune import sizes
-from onnxprune.shape_ops import LIMIT, evaluate
-from onnxprune.sizes import Dims, Element, Size, Vector
+from onnxprune.shapes import sizes
+from onnxprune.shapes.shape_ops import LIMIT, evaluate
+from onnxprune.shapes.sizes import Dims, Element, Size, Vector
 
 _INTEGERS: dict[int, type[np.generic]] = {
     TensorProto.INT64: np.int64,

@@ -8,8 +8,8 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.shape_ops import LIMIT, SHAPE_OPS, evaluate
-from onnxprune.sizes import Size, vector
+from onnxprune.shapes.shape_ops import LIMIT, SHAPE_OPS, evaluate
+from onnxprune.shapes.sizes import Size, vector
 
 N = Size(1, ("N",))
 A, B, V = np.int64([6, -7, 4]), np.int64([4, 2, -3]), np.int64([3, 1, 4, 1, 5, 9])

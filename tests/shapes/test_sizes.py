@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune import sizes
-from onnxprune.sizes import Size, each, expanded, known, reshaped, vector, volume
+from onnxprune.shapes import sizes
+from onnxprune.shapes.sizes import Size, each, expanded, known, reshaped, vector, volume
 
 N, M = Size(1, ("N",)), Size(1, ("M",))
 symbolic = st.builds(

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune import sizes
-from onnxprune.sizes import Element, Vector, each
+from onnxprune.shapes import sizes
+from onnxprune.shapes.sizes import Element, Vector, each
 
 LIMIT = 1024  # elements; a shape is never longer, and a chain of Concat could ask for any amount of memory
 Attrs = Mapping[str, Any]

@@ -8,17 +8,26 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
+from onnx import TypeProto, helper
 
 from onnxprune.errors import DataError, ModelError, ResourceError, UsageError
 from onnxprune.files import MAX_BYTES
-from onnxprune.graph import Constant, Model, Node, dtype_of, is_constant, shape_of, values
+from onnxprune.graph import (
+    Constant,
+    Model,
+    Node,
+    dtype_of,
+    element_type,
+    is_constant,
+    shape_of,
+    write_node,
+    write_tensor,
+)
 from onnxprune.runtime import random_inputs, session
-from onnxprune.symbolic import interpret
+from onnxprune.shapes.symbolic import interpret
 
 Shape: TypeAlias = tuple[int, ...]
 _FEW, _FEWER = 1024, 16  # elements of an integer and of a float constant that shape inference may have to read
-_A = onnx.AttributeProto
 _HINT = "give it as --input-shape name:1,3,224,224"
 
 
@@ -166,35 +175,17 @@ def skeleton(model: Model, nodes: Iterable[Node] | None = None) -> onnx.ModelPro
         graph.input.extend(model.header.graph.input)
         graph.output.extend(onnx.ValueInfoProto(name=o.name) for o in model.header.graph.output)
     chosen = list(model.graph.nodes if nodes is None else nodes)
-    graph.node.extend(_node(model, node) for node in chosen)
+    for node in chosen:
+        write_node(graph.node.add(), model, node)
     constants = {t.name: t for n in chosen for t in n.inputs if is_constant(t)}
-    graph.initializer.extend(_tensor(t) for t in constants.values() if _is_small(t))
-    graph.input.extend(_declare(t) for t in constants.values() if not _is_small(t))
+    for name, constant in constants.items():
+        if _is_small(constant):
+            write_tensor(graph.initializer.add(), name, constant)
+        else:
+            _declare(graph.input.add(), constant)
     outer = [t for name, t in model.captured_tensors.items() if name not in constants] if nodes is None else []
     graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in outer)
     return proto
-
-
-def _node(model: Model, node: Node) -> NodeProto:
-    inputs, outputs = [t.name for t in node.inputs], [t.name for t in node.outputs]
-    proto = NodeProto(op_type=node.op, input=inputs, output=outputs, name=node.name, domain=node.domain or "")
-    for key, value in node.attrs.items():
-        if not is_constant(value):
-            proto.attribute.append(helper.make_attribute(key, value))
-        elif dtype_of(value) is not None:
-            proto.attribute.append(helper.make_attribute(key, _tensor(value)))
-    source = model.origin.get(next((n for n in outputs if n), ""))
-    if source is not None and source.op_type == node.op:
-        proto.overload = source.overload
-        present = {a.name for a in proto.attribute}
-        proto.attribute.extend(a for a in source.attribute if a.name not in present and _travels(a))
-    return proto
-
-
-def _travels(attr: onnx.AttributeProto) -> bool:
-    """Whether the attribute is one that the graph view leaves out: a body, or an empty list."""
-    bodies, lists = (_A.GRAPH, _A.GRAPHS), (_A.INTS, _A.FLOATS, _A.STRINGS)
-    return attr.type in bodies or (attr.type in lists and not (attr.ints or attr.floats or attr.strings))
 
 
 def _is_small(constant: Constant) -> bool:
@@ -202,11 +193,11 @@ def _is_small(constant: Constant) -> bool:
     return dtype is not None and size <= (_FEW if dtype.kind in "iub" else _FEWER)
 
 
-def _tensor(constant: Constant) -> TensorProto:
-    return numpy_helper.from_array(np.asarray(values(constant)), constant.name)
-
-
-def _declare(constant: Constant) -> onnx.ValueInfoProto:
+def _declare(target: onnx.ValueInfoProto, constant: Constant) -> None:
+    """A constant as an input: its type and shape."""
     kind = constant.dtype
-    elem = kind if isinstance(kind, int) else helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-    return helper.make_tensor_value_info(constant.name, elem, shape_of(constant))
+    target.name = constant.name
+    target.type.tensor_type.elem_type = kind if isinstance(kind, int) else element_type(kind)
+    dims = target.type.tensor_type.shape.dim
+    for size in shape_of(constant):
+        dims.add().dim_value = size

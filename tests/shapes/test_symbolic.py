@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from cleaning import parse
 
-from onnxprune.sizes import Size
-from onnxprune.symbolic import interpret
+from onnxprune.shapes.sizes import Size
+from onnxprune.shapes.symbolic import interpret
 
 N = Size(1, ("N",))
 
