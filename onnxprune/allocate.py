@@ -71,10 +71,12 @@ def allocate(
     protect: Mask | None = None,
     inexact: bool = False,
     best_effort: bool = False,
+    per_group: bool = True,
 ) -> Allocation:
     """Choose the classes that leave so that the kept fraction is at most the target, and within 2 % of it if possible.
 
-    scores: [classes + 1] float64, larger means keep; they are divided by the mean absolute score of their group.
+    scores: [classes + 1] float64, larger means keep; they are divided by the mean absolute score of their group, if
+    per_group.
     min_keep: least share of the positions of a group that stays (its own and the frozen ones; never none).
     align: widths stay multiples of it; "auto" is 8 from 32 positions on, 4 from 8 on, else 1 (where classes are so
     large or so few that this removes nothing, the common divisor of the width and 4). Positions of other groups on the
@@ -84,7 +86,7 @@ def allocate(
     """
     _check(analysis, scores, min_keep, align)
     free = _removable(analysis, protect, inexact)
-    ranked = _normalised(scores, analysis.group, free)
+    ranked = _normalised(scores, analysis.group, free) if per_group else scores
     free = _reserve(analysis, ranked, free)
     chunks = _chunks(analysis, ranked, free, min_keep, align)
     total = cost_model.original.of(target.kind)

@@ -112,10 +112,12 @@ class Analysis:
     def kept_axes(self, kept: Mask) -> dict[str, dict[int, NDArray[np.int64]]]:
         """Kept indices of every parameter axis that loses positions, for kept classes, [classes + 1] bool."""
         out: dict[str, dict[int, NDArray[np.int64]]] = {}
-        for axis in self.axes:
-            mask = kept[axis.classes]
-            if not mask.all():
-                out.setdefault(axis.param, {})[axis.axis] = np.flatnonzero(mask)
+        ends = np.cumsum([0, *(a.classes.size for a in self.axes)])
+        stays = kept[np.concatenate([np.zeros(0, np.int32), *(a.classes for a in self.axes)])]
+        left = np.append(0, np.cumsum(stays))[ends]
+        for i in np.flatnonzero(np.diff(left) < np.diff(ends)).tolist():
+            axis, indices = self.axes[i], stays[ends[i] : ends[i + 1]].nonzero()[0]
+            out.setdefault(axis.param, {})[axis.axis] = indices
         return out
 
     @property

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 
-from onnxprune import criteria, difference, explanation, files, normalize
+from onnxprune import criteria, difference, explanation, files, normalize, recovery
 from onnxprune.allocate import Allocation, Target, allocate
 from onnxprune.analysis import Analysis, Mask
-from onnxprune.cost import Cost, CostModel, Kind
+from onnxprune.calibration import Augment, calibration
+from onnxprune.cost import Cost, CostModel
 from onnxprune.couple import couple
 from onnxprune.cut import cut
 from onnxprune.difference import Difference
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.explanation import Explanation
+from onnxprune.graph import Model, values
 from onnxprune.normalize.describe import export
 from onnxprune.plan import Plan, kept_classes, loads
 from onnxprune.plan import make_plan as write_down
-from onnxprune.report import LayerChange, Report
+from onnxprune.recovery import Recovery, Study
+from onnxprune.report import Report
+from onnxprune.report.changes import frozen_summary, layer_changes
 from onnxprune.report.overview import Overview
 from onnxprune.report.overview import overview as summarise
+from onnxprune.settings import CompressOptions, Inputs, Options, ReplayOptions, Shapes
 from onnxprune.shapes import concrete_shapes
 from onnxprune.signature import taking
-from onnxprune.verify import verify
+from onnxprune.verify import check, verify
 
 __all__ = [
     "Cost",
@@ -54,8 +57,6 @@ __all__ = [
     "read_plan",
 ]
 Source = str | Path | onnx.ModelProto
-Shapes = Mapping[str, tuple[int, ...]]
-DEFAULT_METHOD = "group_norm"
 _LOG = logging.getLogger("onnxprune")  # the stages, for a progress display
 
 
@@ -86,56 +87,18 @@ class Clock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What `compress` and `make_plan` can be told; `compress` says what each of them means."""
-
-    flops: float | None = None
-    params: float | None = None
-    size: float | None = None
-    method: str = DEFAULT_METHOD
-    min_keep: float = 0.1
-    align: int | Literal["auto"] = "auto"
-    keep: Sequence[str] = ()
-    inexact: bool = False
-    best_effort: bool = False
-    seed: int = 0
-    input_shapes: Shapes | None = None
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """`keep`, which may be a single pattern."""
-        return (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
-
-    def target(self) -> Target:
-        """The budget. Raises UsageError unless exactly one is given, within (0, 1]."""
-        kinds: tuple[Kind, ...] = ("flops", "params", "size")
-        given = [(kind, getattr(self, kind)) for kind in kinds if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise UsageError(f"give exactly one of --flops, --params and --size, not {len(given)} of them")
-        return Target(*given[0])
-
-    def check(self) -> None:
-        """Raise UsageError for what is wrong whatever the model."""
-        self.target()
-        if self.method not in criteria.NAMES:
-            near = get_close_matches(self.method, criteria.NAMES, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise UsageError(f"--method {self.method!r} is not known{hint} Methods: {', '.join(criteria.NAMES)}")
-
-    def settings(self) -> dict[str, Any]:
-        """What a plan records of them."""
-        chosen = asdict(self) | {"keep": list(self.patterns), "best_effort": None, "input_shapes": None}
-        return {k: v for k, v in chosen.items() if v is not None}
-
-
-@taking(Options)
-def compress(model: Source, options: Options) -> Result:
+@taking(CompressOptions)
+def compress(model: Source, options: CompressOptions) -> Result:
     """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
 
     model: a path or a ModelProto (not modified). flops, params, size: the fraction to keep, (0, 1], of the cleaned
-    model; exactly one is given. method: a criterion of `onnxprune.criteria.NAMES`. min_keep: least share of every
-    group.
+    model; exactly one is given. method: a criterion of `onnxprune.criteria.NAMES`; allocate: how the groups share the
+    cut, of `onnxprune.recovery.ALLOCATIONS`; the defaults are "obs" and "greedy" with data, else "group_norm" and
+    "global". recover: the repair after the cut, of `onnxprune.recovery.METHODS`; data: unlabelled inputs that it, and
+    the choice, may look at (as `data.open_data` takes them; made up where there are none), preprocess: how raw images
+    become inputs; calibration_size: how many are used; augment: whether mirrored images are, too; memory: bytes for
+    activations, beyond which temporary files are used; time_budget: seconds; candidates are thinned to keep to it.
+    min_keep: least share of every group.
     align: widths stay multiples of it. keep: patterns of node or parameter names whose layers are left alone.
     inexact: also remove what LayerNorm and the like renormalise. best_effort: take the nearest reachable value.
     seed: of the criterion `random` and of the verification's inputs. input_shapes: concrete input sizes where symbolic.
@@ -144,8 +107,12 @@ def compress(model: Source, options: Options) -> Result:
     options.check()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
-    choice, plan = _chosen(analysis, options, clock)
-    return _finish(analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice)
+    protected(analysis, options.patterns)  # a wrong pattern is known before any work
+    study = _study(analysis, options, options.looks_at_inputs or options.inputs_wanted, clock)
+    choice, plan = _chosen(analysis, options, study, clock)
+    return _finish(
+        analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice, study, options.recover
+    )
 
 
 @taking(Options)
@@ -153,7 +120,8 @@ def make_plan(model: Source, options: Options) -> Plan:
     """The plan that `compress` would apply with the same arguments, without cutting. Raises as `compress` does."""
     options.check()
     clock = Clock()
-    return _chosen(_analysed(model, options.input_shapes, clock), options, clock)[1]
+    analysis = _analysed(model, options.input_shapes, clock)
+    return _chosen(analysis, options, _study(analysis, options, options.looks_at_inputs, clock), clock)[1]
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -164,11 +132,37 @@ def read_plan(path: str | Path) -> Plan:
         raise PlanError(f"{str(path)!r} is not a plan of `onnxprune plan`: {error}") from error
 
 
-def apply_plan(model: Source, plan: Plan | str | Path, *, seed: int = 0, input_shapes: Shapes | None = None) -> Result:
+def apply_plan(
+    model: Source,
+    plan: Plan | str | Path,
+    *,
+    recover: str = "none",
+    data: Any = None,
+    preprocess: str | None = None,
+    augment: Augment = "auto",
+    calibration_size: int = 512,
+    memory: float = 4e9,
+    time_budget: float = 600.0,
+    seed: int = 0,
+    input_shapes: Shapes | None = None,
+) -> Result:
     """Replay a plan, or a plan file, on the original or the cleaned model: the same cut, byte for byte.
 
-    Raises PlanError where the plan does not fit the model.
+    recover: a repair after it, as in `compress`; the rest as there. Raises PlanError where the plan does not fit the
+    model.
     """
+    options = ReplayOptions(
+        recover=recover,
+        data=data,
+        preprocess=preprocess,
+        augment=augment,
+        calibration_size=calibration_size,
+        memory=memory,
+        time_budget=time_budget,
+        seed=seed,
+        input_shapes=input_shapes,
+    )
+    options.check()
     clock = Clock()
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     analysis = _analysed(model, input_shapes, clock)
@@ -176,7 +170,8 @@ def apply_plan(model: Source, plan: Plan | str | Path, *, seed: int = 0, input_s
         cleaned = export(analysis.model)
         kept = kept_classes(plan, analysis, files.digest(cleaned))
         original = CostModel(analysis, overhead(cleaned)).original
-    return _finish(analysis, kept, plan, clock, _name(model), seed, original)
+    study = _study(analysis, options, options.inputs_wanted, clock)
+    return _finish(analysis, kept, plan, clock, _name(model), seed, original, None, study, recover)
 
 
 def analyze(model: Source, *, input_shapes: Shapes | None = None) -> Analysis:
@@ -251,22 +246,51 @@ def _analysed(model: Source, input_shapes: Shapes | None, clock: Clock) -> Analy
         return couple(cleaned, shapes)
 
 
-def _chosen(analysis: Analysis, options: Options, clock: Clock) -> tuple[Allocation, Plan]:
-    with clock("score"):
-        scores = criteria.score(options.method, analysis, seed=options.seed)
-    with clock("allocate"):
-        cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
-        choice = allocate(
+def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock) -> Study | None:
+    """The original on calibration inputs, where something looks at them."""
+    if not wanted:
+        return None
+    with clock("calibrate"):
+        inputs = calibration(
+            analysis,
+            options.data,
+            size=options.calibration_size,
+            seed=options.seed,
+            preprocess=options.preprocess,
+            augment=options.augment,
+            memory=options.memory,
+            seconds=options.time_budget,
+        )
+        return Study(analysis, inputs, options.seed, options.memory, options.time_budget)
+
+
+def _chosen(analysis: Analysis, options: Options, study: Study | None, clock: Clock) -> tuple[Allocation, Plan]:
+    cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
+    cost, target = CostModel(analysis, overhead(cleaned)), options.target()
+    protect = protected(analysis, options.patterns)
+
+    def decide(scores: recovery.Reals, per_group: bool, keep: float) -> Allocation:
+        return allocate(
             analysis,
             scores,
-            CostModel(analysis, overhead(cleaned)),
-            target=options.target(),
+            cost,
+            target=Target(target.kind, keep),
             min_keep=options.min_keep,
             align=options.align,
-            protect=protected(analysis, options.patterns),
+            protect=protect,
             inexact=options.inexact,
             best_effort=options.best_effort,
+            per_group=per_group,
         )
+
+    with clock("select"):
+        free = ~protect & (~analysis.inexact if not options.inexact else True)
+        if study is None:
+            scores = criteria.score(options.criterion, analysis, seed=options.seed)
+            flat = options.allocation == "uniform"
+            choice = decide(criteria.uniform(analysis, scores) if flat else scores, not flat, target.keep)
+        else:
+            choice = study.select(options.criterion, options.allocation, target.keep, cost, free, decide)
     with clock("plan"):
         plan = write_down(analysis, choice.kept, files.digest(cleaned), options.settings(), _predicted(choice))
     return choice, plan
@@ -321,17 +345,25 @@ def _finish(
     seed: int,
     original: Cost,
     choice: Allocation | None = None,
+    study: Study | None = None,
+    recover: str = "none",
 ) -> Result:
     with clock("cut"):
         smaller = cut(analysis, kept)
     with clock("verify"):
         verification = verify(analysis, kept, smaller, seed=seed)
+    recovered: Recovery | None = None
+    if recover != "none" and not kept.all():
+        with clock("recover"):
+            grow = not {"params", "size"} & plan.settings.keys()  # new biases would exceed what the plan promises
+            recovered = recovery.recover(analysis, kept, smaller, recover, study, new_biases=grow)
+            check(smaller, analysis)
     with clock("export"):
         proto = export(smaller)
     report = Report(
         model=name,
         original=original,
-        compressed=CostModel(analysis, overhead(proto)).evaluate(kept),
+        compressed=_cost(analysis, kept, smaller, proto),
         classes=analysis.classes,
         removed=int((~kept).sum()),
         frozen_positions=sum(f.positions for f in analysis.frozen),
@@ -339,27 +371,26 @@ def _finish(
         verification=verification,
         layers=tuple(layer_changes(analysis, kept)),
         frozen=frozen_summary(analysis),
-        notes=analysis.notes,
+        notes=(*analysis.notes, *_unseen(study, recovered)),
         seconds=clock.seconds,
         plan=plan,
         note=choice.note if choice else "",
         reachable=choice.smallest if choice else None,
         settings=plan.settings,
+        recovery=recovered,
     )
     return Result(proto, plan, report)
 
 
-def layer_changes(analysis: Analysis, kept: Mask) -> Iterator[LayerChange]:
-    """Widths and MACs of every layer before and after."""
-    whole = np.ones_like(kept)
-    for layer in analysis.layers:
-        widths = [(x.size, int(kept[x].sum())) if layer.weight else None for x in (layer.inputs, layer.outputs)]
-        yield LayerChange(layer.node, layer.op, widths[0], widths[1], (layer.macs.count(whole), layer.macs.count(kept)))
+def _cost(analysis: Analysis, kept: Mask, smaller: Model, proto: onnx.ModelProto) -> Cost:
+    """What the cut model costs, biases that recovery added included."""
+    cost, known = CostModel(analysis, overhead(proto)).evaluate(kept), analysis.model.constants()
+    new = [t for name, t in smaller.constants().items() if name not in known]
+    arrays = [a for a in map(values, new) if a is not None]
+    return Cost(cost.macs, cost.params + sum(a.size for a in arrays), cost.bytes + sum(a.nbytes for a in arrays))
 
 
-def frozen_summary(analysis: Analysis) -> tuple[tuple[int, str], ...]:
-    """(frozen filters, reason), the most frequent first; node names are left out so that equal reasons add up."""
-    counts: Counter[str] = Counter()
-    for f in analysis.frozen:
-        counts[f"{f.op}: {f.reason.rsplit(' (', 1)[0]}" if f.op else f.reason] += f.positions
-    return tuple((n, reason) for reason, n in counts.most_common())
+def _unseen(study: Study | None, recovered: Recovery | None) -> Iterator[str]:
+    """What the report of recovery would say, where there is none."""
+    if study is not None and study.calibration.synthetic and recovered is None:
+        yield "what leaves was chosen on SYNTHETIC INPUTS, since no --data were given"

@@ -101,6 +101,13 @@ def apply(
     model: o.Source,
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan of this model, as `plan` writes it.")],
     *,
+    recover: o.Recover = "none",
+    data: o.DataFrom = None,
+    preprocess: o.Preprocess = None,
+    calibration_size: o.CalibrationSize = 512,
+    augment: o.Augment = "auto",
+    memory: o.Memory = "4GB",
+    time_budget: o.TimeBudget = "10m",
     seed: o.Seed = 0,
     input_shape: o.InputShape = None,
     output: o.Out = None,
@@ -109,7 +116,10 @@ def apply(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Replay a plan on the model it was made for, or on that model cleaned: the same cut, verified."""
+    """Replay a plan on the model it was made for, or on that model cleaned: the same cut, verified.
+
+    Only the cut, unless --recover names a repair.
+    """
     with progress(quiet):
         from onnxprune import api, files
 
@@ -117,7 +127,19 @@ def apply(
         files.check_output(out, plan_file, force)
         _check_outputs(model, out, None, force)
         decided = api.read_plan(plan_file)
-        result = api.apply_plan(model, decided, seed=seed, input_shapes=o.shapes(input_shape))
+        result = api.apply_plan(
+            model,
+            decided,
+            recover=recover,
+            data=data,
+            preprocess=preprocess,
+            calibration_size=calibration_size,
+            augment=o.mirroring(augment),
+            memory=o.size(memory),
+            time_budget=o.seconds(time_budget),
+            seed=seed,
+            input_shapes=o.shapes(input_shape),
+        )
         _write(result, model, out, force=force, stamp=stamp)
     _report(result, out, as_json, quiet)
 

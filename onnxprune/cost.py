@@ -51,21 +51,23 @@ class CostModel:
     """
 
     def __init__(self, analysis: Analysis, overhead_bytes: int = 0) -> None:
-        n, elements = analysis.classes, analysis.elements
+        axes, elements = Distinct(), analysis.elements
         self._sums: dict[Kind, _Sum] = {
-            "flops": _Sum(((layer.macs, 1) for layer in analysis.layers), n),
-            "params": _Sum(((e.elements, 1) for e in elements), n),
-            "size": _Sum(((e.elements, e.itemsize) for e in elements), n, overhead_bytes),
+            "flops": _Sum(((layer.macs, 1) for layer in analysis.layers), axes),
+            "params": _Sum(((e.elements, 1) for e in elements), axes),
+            "size": _Sum(((e.elements, e.itemsize) for e in elements), axes, overhead_bytes),
         }
-        self.original = self.evaluate(np.ones(n + 1, np.bool_))
+        self._axes = multiplicities(axes.labels, analysis.classes)  # [axes, classes + 1]
+        self.original = self.evaluate(np.ones(analysis.classes + 1, np.bool_))
 
     def evaluate(self, kept: Mask) -> Cost:
         """Cost with only these classes, `kept` [classes + 1] bool with `kept[0]` true."""
-        return Cost(*(self.value(kept, kind) for kind in ("flops", "params", "size")))
+        lengths = self._lengths(kept)
+        return Cost(*(self._sums[kind].total(lengths) for kind in ("flops", "params", "size")))
 
     def value(self, kept: Mask, kind: Kind) -> int:
         """One of the three numbers of `evaluate`."""
-        return self._sums[kind].total(kept)
+        return self._sums[kind].total(self._lengths(kept))
 
     def after(self, kept: Mask, moves: Sparse, kind: Kind) -> Counts:
         """Cost after each of many alternative moves, [moves] int64, exact.
@@ -73,13 +75,18 @@ class CostModel:
         kept: [classes + 1] bool; moves: sparse int [classes + 1, moves], 1 where a kept class leaves and -1 where a
         removed one comes back.
         """
-        return self._sums[kind].after(kept, moves)
+        return self._sums[kind].after(self._lengths(kept), (self._axes @ moves).tocsr())
 
     def macs_after(self, kept: Mask, removals: Sequence[NDArray[Any]]) -> Counts:
         """MACs after each of many alternative removals, [removals] int64; a removal is an array of kept class ids."""
         ids = np.concatenate([np.zeros(0, np.int64), *removals])
         starts = np.cumsum([0, *(len(r) for r in removals)])
         return self.after(kept, removal_matrix(ids, starts, len(kept)), "flops")
+
+    def _lengths(self, kept: Mask) -> Counts:
+        """[axes] kept positions."""
+        result: Counts = self._axes @ kept.astype(np.int64)
+        return result
 
 
 def removal_matrix(ids: NDArray[Any], starts: NDArray[Any], rows: int) -> Sparse:
@@ -97,63 +104,71 @@ def multiplicities(labels: Sequence[Labels], classes: int) -> Sparse:
 
 
 class Distinct:
-    """Label arrays without repetition: `add` returns the index of an equal array in `labels`."""
+    """Label arrays without repetition: `add` returns the index of an equal array in `labels`.
+
+    free: whether any position of it is of a class that can leave.
+    """
 
     def __init__(self) -> None:
         self.labels: list[Labels] = []
+        self.free: list[bool] = []
         self._seen: dict[bytes, int] = {}
+        self._known: dict[int, tuple[int, Labels]] = {}  # by identity, which is cheaper to look up
 
     def add(self, labels: Labels) -> int:
         """Index of this array; it joins `labels` at its first appearance."""
+        known = self._known.get(id(labels))
+        if known is not None:
+            return known[0]
         flat = np.ascontiguousarray(labels, np.int32)
         index = self._seen.setdefault(flat.tobytes(), len(self.labels))
         if index == len(self.labels):
             self.labels.append(flat)
+            self.free.append(bool(flat.any()))
+        self._known[id(labels)] = index, labels
         return index
 
 
 class _Sum:
     """constant + sum over terms of factor * (product of the kept lengths of its axes)."""
 
-    def __init__(self, products: Iterable[tuple[Product, int]], classes: int, constant: int = 0) -> None:
-        axes, terms = Distinct(), dict[tuple[int, ...], int]()
+    def __init__(self, products: Iterable[tuple[Product, int]], axes: Distinct, constant: int = 0) -> None:
+        terms = dict[tuple[int, ...], int]()
         one = axes.add(np.zeros(1, np.int32))  # a frozen axis of length 1: pads terms to the same rank
         for product, weight in products:
             factor = weight * product.factor
             live = []
             for dim in product.dims:
-                if dim.any():
-                    live.append(axes.add(dim))
+                index = axes.add(dim)
+                if axes.free[index]:
+                    live.append(index)
                 else:
                     factor *= len(dim)
             key = tuple(sorted(live))
             terms[key] = terms.get(key, 0) + factor
         rank = max(map(len, terms), default=0)
-        index = list(chain.from_iterable((*key, *[one] * (rank - len(key))) for key in terms))
+        index_of = list(chain.from_iterable((*key, *[one] * (rank - len(key))) for key in terms))
         self._constant = constant
-        self._axes = multiplicities(axes.labels, classes)  # [axes, classes + 1]
-        self._index = np.array(index, np.int64).reshape(len(terms), rank)  # [terms, rank] -> axes
+        self._index = np.array(index_of, np.int64).reshape(len(terms), rank)  # [terms, rank] -> axes
         self._factor = np.array(list(terms.values()), np.int64)  # [terms]
 
-    def total(self, kept: Mask) -> int:
-        lengths = self._axes @ kept.astype(np.int64)
+    def total(self, lengths: Counts) -> int:
         return self._constant + int(self._factor @ lengths[self._index].prod(axis=1))
 
-    def after(self, kept: Mask, moves: Sparse) -> Counts:
-        lengths = self._axes @ kept.astype(np.int64)
-        term, slot, move, change = self._touched(moves)
-        pair, where = np.unique(term * moves.shape[1] + move, return_inverse=True)
-        term, move = np.divmod(pair, moves.shape[1])
+    def after(self, lengths: Counts, change: Sparse) -> Counts:
+        """change: [axes, moves], by how much each move shortens each axis."""
+        term, slot, move, less = self._touched(change)
+        pair, where = np.unique(term * change.shape[1] + move, return_inverse=True)
+        term, move = np.divmod(pair, change.shape[1])
         old = lengths[self._index[term]]  # [pairs, rank]
         new = old.copy()
-        new[where, slot] -= change
-        result = np.full(moves.shape[1], self.total(kept), np.int64)
+        new[where, slot] -= less
+        result = np.full(change.shape[1], self.total(lengths), np.int64)
         np.add.at(result, move, self._factor[term] * (new.prod(axis=1) - old.prod(axis=1)))
         return result
 
-    def _touched(self, moves: Sparse) -> tuple[Counts, Counts, Counts, Counts]:
+    def _touched(self, change: Sparse) -> tuple[Counts, Counts, Counts, Counts]:
         """(term, slot, move, change of the length) wherever a move changes an axis of a term."""
-        change = (self._axes @ moves).tocsr()  # [axes, moves]
         parts = [change[self._index[:, slot]].tocoo() for slot in range(self._index.shape[1])]
         none = np.zeros(0, np.int64)
         slots = [np.full(part.nnz, slot) for slot, part in enumerate(parts)]

@@ -10,11 +10,11 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
+from math import prod
 from operator import is_
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -103,27 +103,38 @@ def _apart(t: Tracer, args: list[Arg | None]) -> list[Arg | None]:
     alone = {n for n in t.trace.unread.intersection(names) if names.count(n) == 1}
     t.trace.unread.difference_update(names)
     rest = [(i, a) for i, a in enumerate(args) if a is not None and a.view and a.name not in alone]
-    if sum(len(a.view) for _, a in rest) < 2:
+    factors = [f for _, a in rest for f in a.view]
+    if len(factors) < 2 or _distinct(t.trace, factors):
         return args
     out = list(args)
     for i, arg in sorted(rest, key=lambda item: not item[1].param):
         view = tuple(_renamed(t, f) for f in arg.view)
         out[i] = arg if all(map(is_, view, arg.view)) else replace(arg, view=view)
-    _unmark(t.trace, [f for _, a in rest for f in a.view])
+    _unmark(t.trace, factors)
     return out
+
+
+def _distinct(trace: Trace, factors: list[Factor]) -> bool:
+    """Whether no atom occurs twice."""
+    atoms = np.concatenate([f.reshape(-1) for f in factors])
+    number = np.arange(atoms.size, dtype=np.int32)
+    trace.marked[atoms] = number
+    distinct = bool((trace.marked[atoms] == number).all())  # of equal ones only the last is left
+    trace.marked[atoms] = 0
+    return distinct
 
 
 def _unmark(trace: Trace, factors: Iterable[Factor]) -> None:
     for f in factors:
-        trace.marked[f] = False
+        trace.marked[f] = 0
 
 
 def _renamed(t: Tracer, factor: Factor) -> Factor:
     """The factor, or one of fresh atoms tied to its own if another input or axis of the node has one of them."""
     marked = t.trace.marked
-    met = marked[factor]
+    met = marked[factor] > 0
     if not met.any() or not factor[met].any():
-        marked[factor] = True
+        marked[factor] = 1
         return factor
     atoms, where = np.unique(factor, return_inverse=True)
     fresh = t.fresh(atoms.size)
@@ -201,12 +212,12 @@ def _account(t: Tracer, args: Iterable[Arg | None]) -> None:
     if not rest:
         return
     for f in t.named:
-        t.trace.marked[f] = True
+        t.trace.marked[f] = 1
     for arg, f in rest:
-        missed = f[~t.trace.marked[f]]
+        missed = f[t.trace.marked[f] == 0]
         if missed.size:
             t.freeze([missed], f"its rule does not let positions of axis {support(f)} of {arg.name} go")
-            t.trace.marked[missed] = True
+            t.trace.marked[missed] = 1
     _unmark(t.trace, t.named)
 
 
@@ -223,15 +234,20 @@ def _freeze_outputs(trace: Trace) -> None:
 
 
 def components(trace: Trace) -> Labels:
-    """[atoms] int32: connected component of each atom; that of atom 0 is 0."""
-    pairs = [np.broadcast_arrays(a, b) for a, b in trace.links]
-    none = np.zeros(0, np.int32)
+    """[atoms] int32: an atom of the connected component that each belongs to; that of atom 0 is 0."""
     parent = trace.parent[: trace.count]
+    pairs = [np.broadcast_arrays(a, b) for a, b in trace.links]
+    none = np.zeros(1, np.int32)
     a, b = (parent[np.concatenate([none, *(p[i].reshape(-1) for p in pairs)])] for i in (0, 1))
-    graph = coo_array((np.ones(a.size, np.int8), (a, b)), shape=(trace.count, trace.count))
-    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1][parent]
-    first = labels[0]
-    return np.where(labels == first, 0, np.where(labels == 0, first, labels)).astype(np.int32)
+    linked = np.zeros(trace.count, bool)
+    linked[a] = linked[b] = True
+    atoms, place = np.flatnonzero(linked), np.cumsum(linked) - 1  # few of all; they are numbered anew
+    graph = coo_array((np.ones(a.size, np.int8), (place[a], place[b])), shape=(atoms.size, atoms.size))
+    number = connected_components(graph, directed=False)[1]
+    first = np.unique(number, return_index=True)[1]
+    labels = np.arange(trace.count, dtype=np.int32)
+    labels[atoms] = atoms[first[number]]
+    return np.asarray(labels[parent])
 
 
 def _separate(trace: Trace) -> Labels:
@@ -256,7 +272,7 @@ def _separate(trace: Trace) -> Labels:
 def _joint(trace: Trace) -> list[Factor]:
     """Every distinct factor that varies along more than one axis."""
     found = {
-        (f.__array_interface__["data"][0], f.shape): f for v in trace.views.values() for f in v if len(support(f)) > 1
+        (f.__array_interface__["data"][0], f.shape): f for v in trace.views.values() for f in v if f.size > max(f.shape)
     }
     return list(found.values())
 
@@ -293,8 +309,10 @@ def _analysis(trace: Trace, labels: Labels) -> Analysis:
         inexact[classes[atoms]] = True
     inexact[0] = False
     axes = tuple(_axes(trace, classes))
+    owned: dict[str, list[Labels]] = {}
+    for axis in axes:
+        owned.setdefault(axis.param, []).append(axis.classes)
     group, groups = _groups(axes, n)
-    trace_and_classes = _Closed(trace, classes)
     return Analysis(
         model=trace.model,
         shapes=trace.shapes,
@@ -302,12 +320,12 @@ def _analysis(trace: Trace, labels: Labels) -> Analysis:
         inexact=inexact,
         axes=axes,
         layers=tuple(_layers(trace, classes)),
-        elements=tuple(_elements(trace, classes)),
+        elements=tuple(_elements(trace.model, owned)),
         group=group,
         groups=groups,
         frozen=frozen_axes(trace, classes),
         notes=(*trace.model.notes, *_uncounted(trace)),
-        trace=trace_and_classes,
+        trace=_Closed(trace, classes),
         parts=tuple(labels for labels in (classes[p] for p in trace.parts) if labels.all()),
     )
 
@@ -322,8 +340,8 @@ class _Closed:
 def _numbered(trace: Trace, labels: Labels) -> Labels:
     """Classes that hold a parameter's positions, numbered from 1 in graph order; everything else is frozen."""
     owned = labels[1 : 1 + sum(atoms.size for atoms in trace.owners.values())]
-    first = np.full(trace.count, owned.size)  # where each label is met first: the last one written stays
-    first[owned[::-1]] = np.arange(owned.size)[::-1]
+    first = np.full(trace.count, owned.size, np.int32)  # where each label is met first: the last one written stays
+    first[owned[::-1]] = np.arange(owned.size, dtype=np.int32)[::-1]
     first[0] = owned.size
     seen = np.flatnonzero(first < owned.size)
     number = np.zeros(trace.count, np.int32)
@@ -349,8 +367,8 @@ def _groups(axes: tuple[Axis, ...], n: int) -> tuple[Labels, tuple[Axis, ...]]:
     first[labels[::-1]] = number[::-1]  # the last one written stays
     first[0] = len(order)
     used, group = np.unique(first, return_inverse=True)
-    group = np.where(first < len(order), group + 1, 0).astype(np.int32)
-    return group, tuple(order[i] for i in used if i < len(order))
+    labels = np.where(first < len(order), group + 1, 0).astype(np.int32)
+    return labels, tuple(order[i] for i in used if i < len(order))
 
 
 def _layers(trace: Trace, classes: Labels) -> Iterable[Layer]:
@@ -361,21 +379,19 @@ def _layers(trace: Trace, classes: Labels) -> Iterable[Layer]:
 
 def _uncounted(trace: Trace) -> Iterable[str]:
     """Layers without known shapes have no MACs: say so, for fractions of FLOPs leave them out."""
-    layers = [n for n in trace.model.graph.nodes if n.op in _LAYERS and n.domain in (None, "", "ai.onnx")]
     counted = {c.node for c in trace.layers}
-    names = [n.name or n.outputs[0].name for n in layers]
-    missing = [n for n in names if n not in counted]
+    layers = (n for n in trace.model.graph.nodes if n.op in _LAYERS and n.domain in (None, "", "ai.onnx"))
+    missing = [name for name in (n.name or n.outputs[0].name for n in layers) if name not in counted]
     if missing:
         yield f"layers whose FLOPs are not counted, since shapes are unknown: {len(missing)}, the first {missing[0]!r}"
 
 
-def _elements(trace: Trace, classes: Labels) -> Iterable[Element]:
-    for name, tensor in trace.model.constants().items():
-        shape, dtype = shape_of(tensor), dtype_of(tensor)
-        owned = {a: trace.owners[name, a] for a in range(len(shape)) if (name, a) in trace.owners}
-        constant = prod(d for a, d in enumerate(shape) if a not in owned)
-        dims = [classes[trace.where(atoms)] for atoms in owned.values()]
-        yield Element(name, _product(constant, dims), dtype.itemsize if dtype is not None else 1)
+def _elements(model: Model, owned: Mapping[str, list[Labels]]) -> Iterable[Element]:
+    """owned: of each parameter, the classes of the axes with anything to remove."""
+    for name, tensor in model.constants().items():
+        dims, dtype = owned.get(name, []), dtype_of(tensor)
+        constant = prod(shape_of(tensor)) // prod(d.size for d in dims)
+        yield Element(name, Product(constant, tuple(dims)), dtype.itemsize if dtype is not None else 1)
 
 
 def _product(constant: int, dims: list[Labels]) -> Product:

@@ -47,10 +47,9 @@ def cut(analysis: Analysis, kept: Mask) -> Model:
 
 
 def _sliced(array: Array | None, axes: dict[int, Array]) -> Array:
-    """Take the kept indices of each axis, the axis that loses most first."""
+    """Take the kept indices of each axis, the outermost first: its slices are the largest pieces."""
     assert array is not None, "only types that can be read get atoms"
-    shape = array.shape
-    for axis in sorted(axes, key=lambda a: len(axes[a]) / shape[a]):
+    for axis in sorted(axes):
         array = array.take(axes[axis], axis)
     return np.ascontiguousarray(array)
 

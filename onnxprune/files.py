@@ -9,17 +9,31 @@ import hashlib
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
+import numpy as np
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxprune.check import check_model, is_sorted, raise_problems, sort_nodes
 from onnxprune.errors import FileError, ModelError, ResourceError
-from onnxprune.stored import PAGE, file_bytes, kind_name, nbytes, split_weights, stored_tensors, weights_bytes
+from onnxprune.stored import (
+    PAGE,
+    file_bytes,
+    kind_name,
+    nbytes,
+    serialised,
+    split_weights,
+    stored_tensors,
+    weights_bytes,
+)
 
 __all__ = [
     "MAX_BYTES",
@@ -275,7 +289,7 @@ def write_model(
     check_output(path, source, force)
     final = _real(Path(path))
     if weights_bytes(proto) <= limit:
-        return _write_files(path, [(final, [_serialise(proto, path)])])
+        return _write_files(path, [(final, serialised(proto))])
     data = final.with_name(f"{final.name}.data")
     check_output(data, source, force)
     light, weights = split_weights(proto, data.name)
@@ -364,9 +378,21 @@ def _remove(paths: Iterable[Path]) -> None:
 def digest(proto: ModelProto, *, limit: int = PROTOBUF_LIMIT) -> str:
     """SHA-256 of a model, as hex: that of the bytes `write_model` writes, or, over `limit`, of graph and weights."""
     if weights_bytes(proto) <= limit:
-        return hashlib.sha256(_serialise(proto, "the model")).hexdigest()
-    light, weights = split_weights(proto, "")
-    state = hashlib.sha256(_serialise(light, "the model"))
-    for chunk in _chunks(weights):
-        state.update(chunk)
+        pieces = serialised(proto)
+    else:
+        light, weights = split_weights(proto, "")
+        pieces = chain([_serialise(light, "the model")], _chunks(weights))
+    state = hashlib.sha256()
+    for piece in pieces:
+        state.update(piece)
     return state.hexdigest()
+
+
+def mapped_copy(array: NDArray[Any]) -> np.memmap[Any, Any]:
+    """A copy of an array in a nameless temporary file, which goes with the array; ResourceError if the disk is full."""
+    try:
+        with tempfile.TemporaryFile(prefix="onnxprune") as file:
+            np.ascontiguousarray(array).tofile(file)
+            return np.memmap(file, array.dtype, "r", shape=array.shape)
+    except OSError as error:
+        raise ResourceError(f"cannot keep {array.nbytes:,} bytes in a temporary file: {error.strerror}") from error

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any, TypeAlias
+from functools import cache, cached_property
+from typing import Any, NamedTuple, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +24,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.misc import SynchronizedList
 
-from onnxprune.stored import copy_fields, externalise, subgraphs
+from onnxprune.header import captured_by, declared, header_of
+from onnxprune.stored import externalise
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # the library prints to stdout, where our results go
 
@@ -44,26 +45,35 @@ _SHOWN = {_A.FLOAT: "f", _A.INT: "i", _A.STRING: "s", _A.TENSOR: "t"}
 _SHOWN |= {_A.FLOATS: "floats", _A.INTS: "ints", _A.STRINGS: "strings"}
 
 
+class Origin(NamedTuple):
+    """A node as it was read: its message, and the attributes that the graph view shows, whose values nobody edits in
+    place.
+    """
+
+    node: onnx.NodeProto
+    attrs: dict[str, Any]
+
+
 @dataclass
 class Model:
     """A graph to edit and what is needed to write it back.
 
     graph: nodes, tensors, inputs and outputs; header: the original without nodes, initializers and value_info; origin:
-    output name -> original NodeProto; captured: names that If/Loop/Scan bodies read from the outer graph;
+    output name -> the node as it was read; captured: names that If/Loop/Scan bodies read from the outer graph;
     captured_tensors: the initializers among them; described: whether the file gave shapes of inner tensors
     (value_info); notes: what normalisation did, for the report.
     """
 
     graph: Graph
     header: onnx.ModelProto
-    origin: dict[str, onnx.NodeProto]
+    origin: dict[str, Origin]
     captured: frozenset[str]
     captured_tensors: dict[str, onnx.TensorProto]
     described: bool
     declared: dict[str, onnx.ValueInfoProto]
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def opset(self) -> int:
         """Version of the default operator set."""
         return max((o.version for o in self.header.opset_import if o.domain in ("", "ai.onnx")), default=1)
@@ -95,30 +105,31 @@ class Model:
 
 def from_proto(proto: onnx.ModelProto) -> Model:
     """View a model as a graph. The arrays are not copied: treat `proto` as read-only from here on."""
-    header = _header(proto)
-    captured = frozenset(_captured(proto.graph))
-    tensors: dict[str, Tensor] = {t.name: _tensor(Constant, t.name, _Stored(t)) for t in proto.graph.initializer}
-    nodes = [_import_node(n, tensors) for n in proto.graph.node]
+    header = header_of(proto)
+    tensors: dict[str, Tensor] = {t.name: _constant(t.name, _Stored(t)) for t in proto.graph.initializer}
+    origins = [_origin(n) for n in proto.graph.node]
+    nodes = [_import_node(o, tensors) for o in origins]
+    origin = {next((o for o in n.node.output if o), ""): n for n in origins}
     ends = [[_named(tensors, v.name) for v in values] for values in (header.graph.input, header.graph.output)]
-    graph = Graph(nodes, *ends, opset=0, ir_version=header.ir_version)
-    origin = {next((o for o in n.output if o), ""): _copied(n) for n in proto.graph.node}
+    captured = frozenset(captured_by(o.node for o in origins if len(o.attrs) < len(o.node.attribute)))
     kept = {t.name: t for t in proto.graph.initializer if t.name in captured}
-    return Model(graph, header, origin, captured, kept, bool(proto.graph.value_info), _declared(proto))
+    return Model(_graph(nodes, *ends), header, origin, captured, kept, bool(proto.graph.value_info), declared(proto))
 
 
-def _import_node(source: onnx.NodeProto, tensors: dict[str, Tensor]) -> Node:
+def _import_node(origin: Origin, tensors: dict[str, Tensor]) -> Node:
+    source, attrs = origin
     inputs, outputs = ([_named(tensors, name) for name in names] for names in (source.input, source.output))
     domain = source.domain if source.HasField("domain") else None
-    return _node(source.op_type, source.name, _shown(source.attribute), inputs, outputs, domain)
+    return _node(source.op_type, source.name, dict(attrs), inputs, outputs, domain)
 
 
 def _named(tensors: dict[str, Tensor], name: str) -> Tensor:
     """The tensor of that name, new where there is none; an omitted input or output is a tensor of its own."""
     if not name:
-        return _tensor(Variable, "")
+        return _variable("")
     found = tensors.get(name)
     if found is None:
-        found = tensors[name] = _tensor(Variable, name)
+        found = tensors[name] = _variable(name)
     return found
 
 
@@ -133,7 +144,7 @@ def _shown(attributes: Iterable[onnx.AttributeProto]) -> dict[str, Any]:
         if field == "s":
             value = value.decode()
         elif field == "t":
-            value = _tensor(Constant, value.name, _Stored(value))
+            value = _constant(value.name, _Stored(value))
         elif field not in ("f", "i"):
             value = [v.decode() for v in value] if field == "strings" else list(value)
             if not value:
@@ -142,11 +153,11 @@ def _shown(attributes: Iterable[onnx.AttributeProto]) -> dict[str, Any]:
     return found
 
 
-def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A message of its own: a reference to one field of the model would keep all of it in memory."""
+def _origin(node: onnx.NodeProto) -> Origin:
+    """With a message of its own: a reference to one field of the model would keep all of it in memory."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    return copy
+    return Origin(copy, _shown(copy.attribute))
 
 
 class _Stored(LazyValues):  # type: ignore[misc]
@@ -169,15 +180,17 @@ def _kind(data_type: int) -> np.dtype[Any] | int:
 # ---- what the constructors of onnx-graphsurgeon do, in a fraction of the time -------------------------------------
 
 
-def _tensor(kind: Any, name: str, stored: Any = None) -> Tensor:
-    """A Constant or a Variable that no node has yet."""
-    tensor = kind.__new__(kind)
-    fields = {"name": name, "inputs": _synced(tensor, "outputs"), "outputs": _synced(tensor, "inputs")}
-    if kind is Constant:
-        fields |= {"_values": stored, "data_location": None, "_export_dtype": None}
-    else:
-        fields |= {"dtype": None, "shape": None, "type": "tensor_type"}
-    tensor.__dict__.update(fields)
+def _variable(name: str) -> Variable:
+    tensor = Variable.__new__(Variable)
+    ends = {"inputs": _synced(tensor, "outputs"), "outputs": _synced(tensor, "inputs")}
+    tensor.__dict__.update(name=name, dtype=None, shape=None, type="tensor_type", **ends)
+    return tensor
+
+
+def _constant(name: str, held: LazyValues | Array) -> Constant:
+    tensor = Constant.__new__(Constant)
+    ends = {"inputs": _synced(tensor, "outputs"), "outputs": _synced(tensor, "inputs")}
+    tensor.__dict__.update(name=name, _values=held, data_location=None, _export_dtype=None, **ends)
     return tensor
 
 
@@ -202,63 +215,26 @@ def _synced(owner: Node | Tensor, field: str, items: Iterable[Any] = ()) -> Any:
     return result
 
 
+def _graph(nodes: list[Node], inputs: list[Tensor], outputs: list[Tensor]) -> Graph:
+    graph = Graph([], inputs, outputs)
+    graph.nodes = nodes  # given to the constructor, they would be searched for bodies
+    return graph
+
+
 def _copied_graph(graph: Graph) -> Graph:
     """New nodes and tensors; arrays and the values of attributes are shared."""
     tensors: dict[int, Tensor] = {}
 
     def new(old: Tensor) -> Tensor:
         if id(old) not in tensors:
-            tensors[id(old)] = _tensor(type(old), old.name, old._values if is_constant(old) else None)
+            tensors[id(old)] = _constant(old.name, old._values) if is_constant(old) else _variable(old.name)
         return tensors[id(old)]
 
     nodes = [
         _node(n.op, n.name, dict(n.attrs), [new(t) for t in n.inputs], [new(t) for t in n.outputs], n.domain)
         for n in graph.nodes
     ]
-    ends = ([new(t) for t in graph.inputs], [new(t) for t in graph.outputs])
-    return Graph(nodes, *ends, opset=graph.opset, ir_version=graph.ir_version)
-
-
-# ---- the header, and what the file says beside the graph -----------------------------------------------------------
-
-
-def _declared(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """What the file says of the outputs of custom operators: nobody else can infer their shapes."""
-    custom = {o for n in proto.graph.node if n.domain not in ("", "ai.onnx") for o in n.output}
-    found = {}
-    for info in (v for v in proto.graph.value_info if v.name in custom):
-        found[info.name] = onnx.ValueInfoProto()
-        found[info.name].CopyFrom(info)
-    return found
-
-
-def _header(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Everything but nodes, initializers and value_info; initializers leave the inputs, which needs IR 4."""
-    header = onnx.ModelProto()
-    copy_fields(proto, header, "graph")
-    g, h = proto.graph, header.graph
-    weights = {t.name for t in g.initializer} | {t.values.name for t in g.sparse_initializer}
-    h.name, h.doc_string = g.name, g.doc_string
-    h.input.extend(i for i in g.input if i.name not in weights)
-    h.output.extend(g.output)
-    h.metadata_props.extend(g.metadata_props)
-    h.quantization_annotation.extend(g.quantization_annotation)
-    header.ir_version = max(header.ir_version, 4)
-    return header
-
-
-def _captured(graph: onnx.GraphProto) -> set[str]:
-    """Names read inside bodies (at any depth) and not defined there."""
-    free: set[str] = set()
-    stack = [(body, frozenset[str]()) for n in graph.node for body in subgraphs(n)]
-    while stack:
-        body, outer = stack.pop()
-        own = outer | {i.name for i in body.input} | {t.name for t in body.initializer}
-        own |= {o for n in body.node for o in n.output}
-        free |= {i for n in body.node for i in n.input if i and i not in own}
-        free |= {o.name for o in body.output if o.name not in own}
-        stack += [(inner, own) for n in body.node for inner in subgraphs(n)]
-    return free
+    return _graph(nodes, [new(t) for t in graph.inputs], [new(t) for t in graph.outputs])
 
 
 def _export(model: Model, weights: dict[str, Array] | None) -> onnx.ModelProto:
@@ -318,38 +294,26 @@ def write_node(target: onnx.NodeProto, model: Model, node: Node) -> None:
     """Export a node: a surviving one with its doc string, its metadata, and every attribute that did not change."""
     inputs, outputs = [t.name for t in node.inputs], [t.name for t in node.outputs]
     source = model.origin.get(next((o for o in outputs if o), ""))
-    if source is None or source.op_type != node.op:
+    if source is None or source.node.op_type != node.op:
         target.CopyFrom(OnnxExporter.export_node(node))
         return
-    target.CopyFrom(source)
+    target.CopyFrom(source.node)
     for names, now in ((target.input, inputs), (target.output, outputs)):
         if names != now:
             del names[:]
             names.extend(now)
-    before = _shown(source.attribute)
-    if not _same(before, node.attrs):
-        _write_attributes(target, source, before, node)
+    if node.attrs != source.attrs:
+        _write_attributes(target, source, node.attrs)
 
 
-def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    return before.keys() == now.keys() and all(_unchanged(before[k], v) for k, v in now.items())
-
-
-def _unchanged(before: Any, now: Any) -> bool:
-    """Constants are equal in onnx-graphsurgeon where their names are."""
-    if is_constant(before) or is_constant(now):
-        return is_constant(before) and is_constant(now) and isinstance(now._values, LazyValues)
-    return bool(before == now)
-
-
-def _write_attributes(target: onnx.NodeProto, source: onnx.NodeProto, before: dict[str, Any], node: Node) -> None:
-    """Those that nodes show in their present order, then the others."""
-    given = {a.name: a for a in source.attribute}
+def _write_attributes(target: onnx.NodeProto, source: Origin, attrs: dict[str, Any]) -> None:
+    """Those that the graph view shows in their present order, then the others."""
+    given = {a.name: a for a in source.node.attribute}
     target.ClearField("attribute")
-    for name, value in node.attrs.items():
-        same = name in before and _unchanged(before[name], value)
+    for name, value in attrs.items():
+        same = name in source.attrs and value == source.attrs[name]
         target.attribute.append(given[name] if same else onnx.helper.make_attribute(name, value))
-    target.attribute.extend(a for a in source.attribute if a.name not in before)
+    target.attribute.extend(a for name, a in given.items() if name not in source.attrs)
 
 
 def is_constant(tensor: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,12 +12,18 @@ import typer
 
 from onnxprune.errors import UsageError
 
-DEFAULT_METHOD = "group_norm"
-METHODS = ("bn_scale", "geometric_median", "group_norm", "l1", "l2", "random")  # named here: --help loads no criteria
+# Named here: --help loads no criteria and no repairs.
+METHODS = ("activation", "bn_scale", "geometric_median", "group_norm", "l1", "l2", "obs", "random")
+REPAIRS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares")
+ALLOCATIONS = ("uniform", "global", "greedy", "search")
 
 
 def _choice(metavar: str | None, text: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="What to remove")
+
+
+def _given(metavar: str | None, text: str, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Data and recovery")
 
 
 def _result(metavar: str | None, text: str, *names: str) -> Any:
@@ -27,7 +35,14 @@ Source = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file; it
 Flops = Annotated[float | None, _choice("F", "Keep at most this fraction of the FLOPs (multiply-accumulates).")]
 Params = Annotated[float | None, _choice("F", "Keep at most this fraction of the parameters.")]
 Size = Annotated[float | None, _choice("F", "Keep at most this fraction of the bytes.")]
-Method = Annotated[str, _choice("NAME", f"Criterion: {', '.join(METHODS)}.")]
+Method = Annotated[
+    str | None,
+    _choice("NAME", f"Criterion: {', '.join(METHODS)}. Default: obs with --data, else group_norm."),
+]
+Allocate = Annotated[
+    str | None,
+    _choice("NAME", f"How groups share the cut: {', '.join(ALLOCATIONS)}. Default: greedy with --data, else global."),
+]
 MinKeep = Annotated[float, _choice("F", "Least fraction of every group that stays.")]
 Align = Annotated[str, _choice("N", "Widths stay multiples of N; auto: of 8, or of 4 where narrow; 1: any.")]
 Keep = Annotated[list[str] | None, _choice("PATTERN", "Leave alone the layers whose node or parameter matches.")]
@@ -38,6 +53,19 @@ InputShape = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME:1,3,224,224", help="Sizes of an input where the model has symbolic ones."),
 ]
+
+DataFrom = Annotated[
+    str | None,
+    _given("SOURCE", "Calibration inputs, without labels: .npz, .npy, a folder of images, module:function.", "--data"),
+]
+Preprocess = Annotated[
+    str | None, _given("HOW", "How raw images become inputs: imagenet, cifar10, unit, ... or size=224,scale=1/255,...")
+]
+Recover = Annotated[str, _given("NAME", f"Repair after the cut, without training: {', '.join(REPAIRS)}.")]
+CalibrationSize = Annotated[int, _given("N", "How many calibration inputs are used.")]
+Augment = Annotated[str, _given("HOW", "Mirrored copies of images for the fits: auto, flip, none.")]
+Memory = Annotated[str, _given("SIZE", "Memory for activations, e.g. 4GB; beyond it, temporary files.")]
+TimeBudget = Annotated[str, _given("TIME", "What selection and recovery may take, e.g. 90s, 10m, 1h: work is thinned.")]
 
 Out = Annotated[Path | None, _result("FILE", "The file to write.", "--output", "-o")]
 Force = Annotated[bool, _result(None, "Replace an existing file.", "--force")]
@@ -54,7 +82,8 @@ class Selection:
     flops: Flops = None
     params: Params = None
     size: Size = None
-    method: Method = DEFAULT_METHOD
+    method: Method = None
+    allocate: Allocate = None
     min_keep: MinKeep = 0.1
     align: Align = "auto"
     keep: Keep = None
@@ -62,11 +91,22 @@ class Selection:
     best_effort: BestEffort = False
     seed: Seed = 0
     input_shape: InputShape = None
+    data: DataFrom = None
+    preprocess: Preprocess = None
+    calibration_size: CalibrationSize = 512
+    augment: Augment = "auto"
+    memory: Memory = "4GB"
+    time_budget: TimeBudget = "10m"
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of the library's functions."""
         given = {name: getattr(self, name) for name in Selection.__dataclass_fields__ if name != "input_shape"}
-        parsed = {"align": _align(self.align), "keep": self.keep or (), "input_shapes": shapes(self.input_shape)}
+        parsed: dict[str, Any] = {
+            "align": _align(self.align),
+            "keep": self.keep or (),
+            "input_shapes": shapes(self.input_shape),
+        }
+        parsed |= {"memory": size(self.memory), "time_budget": seconds(self.time_budget)}
         return given | parsed
 
 
@@ -84,8 +124,13 @@ class Planning(Selection):
 class Compression(Planning):
     """All options of `compress`."""
 
+    recover: Recover = "auto"
     stamp: Stamp = False
     save_plan: SavePlan = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The same as keyword arguments of `onnxprune.compress`."""
+        return Selection.arguments(self) | {"recover": self.recover}
 
 
 def _align(text: str) -> int | Literal["auto"]:
@@ -94,6 +139,35 @@ def _align(text: str) -> int | Literal["auto"]:
     if text.isascii() and text.isdigit():
         return int(text)
     raise UsageError(f"--align {text!r}: give `auto` or a number from 1 on")
+
+
+def mirroring(text: str) -> Literal["auto", "flip", "none"]:
+    """What `--augment` names. Raises UsageError."""
+    known: dict[str, Literal["auto", "flip", "none"]] = {"auto": "auto", "flip": "flip", "none": "none"}
+    if text not in known:
+        raise UsageError(f"--augment {text!r}: give one of {', '.join(known)}")
+    return known[text]
+
+
+def size(text: str) -> float:
+    """Bytes of `4GB`, `512MB` and the like. Raises UsageError."""
+    return _measured(
+        text, "--memory", {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30, "b": 1}
+    )
+
+
+def seconds(text: str) -> float:
+    """Seconds of `90s`, `10m`, `1h`; a bare number is seconds. Raises UsageError."""
+    return _measured(text, "--time-budget", {"s": 1, "m": 60, "min": 60, "h": 3600, "": 1})
+
+
+def _measured(text: str, option: str, units: Mapping[str, float]) -> float:
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", text.lower())
+    if found is None or found[2] not in units or not float(found[1]):
+        raise UsageError(
+            f"{option} {text!r}: give a number above 0 with one of the units {', '.join(filter(None, units))}"
+        )
+    return float(found[1]) * units[found[2]]
 
 
 def shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:

@@ -29,17 +29,18 @@ def forest(trace: Trace, root: int = 0, among: NDArray[np.bool_] | None = None) 
     look.
     """
     a, b, reason = _edges(trace, among)
-    n = trace.count
+    atoms, ends = np.unique(np.concatenate([[root], a, b]), return_inverse=True)  # these few are numbered anew
+    (start,), a, b = np.split(ends, [1, 1 + a.size])
     order = np.concatenate([a, b]), np.concatenate([b, a])
-    graph = coo_array((np.ones(order[0].size, np.int8), order), shape=(n, n)).tocsr()
-    _, predecessors = breadth_first_order(graph, root, directed=True)
-    parent: Index = np.asarray(predecessors, np.int64)
-    key = np.concatenate([a * n + b, b * n + a])
+    graph = coo_array((np.ones(order[0].size, np.int8), order), shape=(atoms.size, atoms.size)).tocsr()
+    _, predecessors = breadth_first_order(graph, start, directed=True)
+    reached = np.flatnonzero(predecessors >= 0)
+    key = order[0] * atoms.size + order[1]
     sort = np.argsort(key, kind="stable")
-    why = np.full(n, -1, np.int64)
-    reached = np.flatnonzero(parent >= 0)
-    at = np.searchsorted(key[sort], parent[reached] * n + reached)
-    why[reached] = np.concatenate([reason, reason])[sort[at]]
+    at = np.searchsorted(key[sort], predecessors[reached].astype(np.int64) * atoms.size + reached)
+    parent, why = np.full(trace.count, -1), np.full(trace.count, -1)
+    parent[atoms[reached]] = atoms[predecessors[reached]]
+    why[atoms[reached]] = np.concatenate([reason, reason])[sort[at]]
     return Forest(parent, why)
 
 
@@ -63,14 +64,15 @@ def _touching(trace: Trace, among: NDArray[np.bool_]) -> list[tuple[Factor, Fact
 
 def _root_reasons(tree: Forest) -> Index:
     """Reason of the first tie on the path from the root to each atom, by pointer jumping."""
-    top = np.arange(tree.parent.size)
-    inner = tree.parent > 0
-    up = np.where(inner, tree.parent, top)
-    while True:
-        nxt = up[up]
-        if (nxt == up).all():
-            return tree.reason[up]
+    reached = np.flatnonzero(tree.parent >= 0)
+    number = np.zeros(tree.parent.size, np.int64)
+    number[reached] = np.arange(reached.size)
+    up = np.where(tree.parent[reached] > 0, number[tree.parent[reached]], np.arange(reached.size))
+    while ((nxt := up[up]) != up).any():
         up = nxt
+    result: Index = np.full(tree.parent.size, -1)
+    result[reached] = tree.reason[reached][up]
+    return result
 
 
 def frozen_axes(trace: Trace, classes: Labels) -> tuple[Frozen, ...]:

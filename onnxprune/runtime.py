@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -39,6 +41,7 @@ __all__ = [
     "input_specs",
     "random_inputs",
     "session",
+    "trim",
     "weights_bytes",
 ]
 
@@ -189,7 +192,16 @@ def _options(optimize: bool, threads: int, verbose: bool) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.log_severity_level = _VERBOSE if verbose else _QUIET
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning slows down everything beside us
+    if not optimize:
+        options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights, for one run
     return options
+
+
+def trim() -> None:
+    """Give freed memory back to the system: glibc keeps what a session leaves behind, and the next one adds to it."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def default_threads() -> int:

@@ -106,6 +106,39 @@ def file_bytes(proto: ModelProto) -> int:
     return int(outer.ByteSize()) + _field(inner)
 
 
+def serialised(proto: ModelProto) -> Iterator[bytes]:
+    """The bytes of `SerializeToString(deterministic=True)` in pieces, so that the weights are not copied as a whole."""
+    head, tail = _halves(proto, ModelProto.GRAPH_FIELD_NUMBER)
+    first, last = _halves(proto.graph, GraphProto.INITIALIZER_FIELD_NUMBER)
+    inner = len(first) + len(last) + sum(_field(_tensor_bytes(t)) for t in proto.graph.initializer)
+    yield head + _tag(ModelProto.GRAPH_FIELD_NUMBER, inner) + first
+    for tensor in proto.graph.initializer:
+        content = tensor.SerializeToString(deterministic=True)
+        yield _tag(GraphProto.INITIALIZER_FIELD_NUMBER, len(content))
+        yield content
+    yield last + tail
+
+
+def _halves(message: Message, number: int) -> tuple[bytes, bytes]:
+    """What is written of a message before and after one of its fields."""
+    fields = message.DESCRIPTOR.fields
+    halves = []
+    for other in ({f.name for f in fields if f.number >= number}, {f.name for f in fields if f.number <= number}):
+        half = type(message)()
+        copy_fields(message, half, *other)
+        halves.append(half.SerializeToString(deterministic=True))
+    return halves[0], halves[1]
+
+
+def _tag(number: int, size: int) -> bytes:
+    """How a length-delimited field with a number up to 15 begins; lengths are written in groups of 7 bits."""
+    out = [number << 3 | 2]
+    while size > 127:
+        out.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*out, size])
+
+
 def _tensor_bytes(tensor: TensorProto) -> int:
     if not tensor.HasField("raw_data"):
         return int(tensor.ByteSize())

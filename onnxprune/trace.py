@@ -88,7 +88,7 @@ class Trace:
     inexact: list[Factor] = field(default_factory=list)
     parts: list[Factor] = field(default_factory=list)
     roles: Array = field(default_factory=lambda: np.zeros(NEW, np.uint8))
-    marked: Array = field(default_factory=lambda: np.zeros(NEW, bool))  # to compare sets of atoms; all false in between
+    marked: Array = field(default_factory=lambda: np.zeros(NEW, np.int32))  # to compare sets of atoms; else all 0
     parent: Array = field(default_factory=lambda: np.arange(NEW, dtype=np.int32))
     tied: Array = field(default_factory=lambda: np.zeros(NEW, bool))
     blocks: dict[int, tuple[Factor, slice]] = field(default_factory=dict)  # arrays as `fresh` made them, by their id
@@ -106,17 +106,16 @@ class Trace:
         if self.count > self.roles.size:
             size = 2 * self.count
             self.roles = np.concatenate([self.roles, np.zeros(size - self.roles.size, np.uint8)])
-            self.marked = np.concatenate([self.marked, np.zeros(size - self.marked.size, bool)])
+            self.marked = np.concatenate([self.marked, np.zeros(size - self.marked.size, np.int32)])
             self.tied = np.concatenate([self.tied, np.zeros(size - self.tied.size, bool)])
             self.parent = np.concatenate([self.parent, np.arange(self.parent.size, size, dtype=np.int32)])
         self.blocks[id(atoms)] = atoms, slice(self.count - n, self.count)
         return atoms
 
     def per_owner(self, reduce: np.ufunc, values: Array) -> Array:
-        """[owners] `reduce` of values [atoms] over the positions of each parameter axis; their atoms are consecutive."""
-        starts = [int(atoms[0]) for atoms in self.owners.values()]
-        end = starts[-1] + list(self.owners.values())[-1].size if starts else 0
-        result: Array = reduce.reduceat(values[:end], starts) if starts else values[:0]
+        """[owners] `reduce` of values [atoms] over the positions of each parameter axis; their atoms are one range."""
+        ends = np.cumsum([1, *(atoms.size for atoms in self.owners.values())])
+        result: Array = reduce.reduceat(values[: ends[-1]], ends[:-1]) if self.owners else values[:0]
         return result
 
     def block(self, atoms: Factor) -> slice | None:
@@ -140,30 +139,27 @@ class Trace:
             np.broadcast_shapes(a.shape, b.shape)  # raises ValueError here, where the node is known
         self.ties.append((a, b, len(self.reasons)))
         self.reasons.append((*node, why))
-        if self._adopts(b, a):
+        at_a, at_b = self.block(a), self.block(b)
+        if a.shape == b.shape and self._adopts(at_b, a, at_a):
             self.parent[b] = self.parent[a]
-        elif self._adopts(a, b):
+        elif a.shape == b.shape and self._adopts(at_a, b, at_b):
             self.parent[a] = self.parent[b]
         else:
             self.links.append((a, b))
-        self.tied[self.where(a)] = True
-        self.tied[self.where(b)] = True
+        self.tied[a if at_a is None else at_a] = True
+        self.tied[b if at_b is None else at_b] = True
 
-    def _adopts(self, child: Factor, partner: Factor) -> bool:
-        """Whether `child` is a whole array of fresh atoms that no tie has met, of the partner's shape, and not part of
-        it.
-        """
-        own = self.block(child)
-        if own is None or child.shape != partner.shape or self.tied[own].any():
+    def _adopts(self, child: slice | None, partner: Factor, other: slice | None) -> bool:
+        """Whether `child` is a whole array of fresh atoms that no tie has met, and that `partner` has no part of."""
+        if child is None or self.tied[child].any():
             return False
-        other = self.block(partner)
-        return own != other if other else not ((partner >= own.start) & (partner < own.stop)).any()
+        return child != other if other else not ((partner >= child.start) & (partner < child.stop)).any()
 
 
 def whole(atoms: Factor) -> Factor:
     """The array that this is a view of, if it shows each of its elements once, in whatever order; else itself."""
     base: Any = atoms.base
-    if base is None or getattr(base, "size", -1) != atoms.size:
+    if base is None or base.size != atoms.size:
         return atoms
     repeats = 0 in atoms.strides and any(n > 1 and not s for n, s in zip(atoms.shape, atoms.strides, strict=True))
     return atoms if repeats else base

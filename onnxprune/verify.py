@@ -88,7 +88,10 @@ def _run(model: Model, feeds: Mapping[str, Array], names: tuple[str, ...]) -> di
     light, weights = widened(*model.split())
     known = {o.name for o in light.graph.output}
     extra = [n for n in names if n not in known]
-    return runtime.session(light, weights=weights, extra=extra).run(feeds, list(names))
+    found = runtime.session(light, weights=weights, extra=extra).run(feeds, list(names))
+    del light, weights
+    runtime.trim()
+    return found
 
 
 def comparable(model: Model, analysis: Analysis) -> tuple[str, ...]:

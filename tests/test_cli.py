@@ -13,12 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 import onnxprune
-from onnxprune import api, cli, criteria, files, options
+from onnxprune import api, cli, criteria, files, options, recovery, settings
 from onnxprune import plan as plans
 from onnxprune.errors import VerificationError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 HALF = ("--flops", "0.5")
+CUT = (*HALF, "--recover", "none")  # nothing but the cut, without calibration inputs
 
 
 @pytest.fixture
@@ -60,11 +61,11 @@ def done(*args):
 def test_compress_writes_beside_the_input(folder):
     """Without -o the result is MODEL.pruned.onnx; it is what the library returns, and the input is not touched."""
     before = listing(folder)
-    result = done("compress", "m.onnx", *HALF)
+    result = done("compress", "m.onnx", *CUT)
     after = listing(folder)
     written = after.pop("m.pruned.onnx")
     assert after == before
-    model = onnxprune.compress("m.onnx", flops=0.5).model
+    model = onnxprune.compress("m.onnx", flops=0.5, recover="none").model
     assert written == model.SerializeToString(deterministic=True)
     assert result.stdout.startswith("m.onnx -> m.pruned.onnx\n")
     assert result.stderr == ""
@@ -73,7 +74,7 @@ def test_compress_writes_beside_the_input(folder):
 def test_same_command_same_bytes(folder):
     """Two runs write the same bytes, and --stamp differs only by metadata."""
     for name, more in (("a", ()), ("b", ()), ("c", ("--stamp",))):
-        done("compress", "m.onnx", *HALF, "-o", f"{name}.onnx", "--quiet", *more)
+        done("compress", "m.onnx", *CUT, "-o", f"{name}.onnx", "--quiet", *more)
     assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
     plain, stamped = onnx.load("a.onnx"), onnx.load("c.onnx")
     entries = {p.key: p.value for p in stamped.metadata_props}
@@ -87,17 +88,18 @@ def test_same_command_same_bytes(folder):
 
 def test_json_report_has_stable_keys(folder):
     """--json prints one object with the keys that programs rely on; what it states is what was written."""
-    report = json.loads(done("compress", "m.onnx", *HALF, "--json").stdout)
+    report = json.loads(done("compress", "m.onnx", *CUT, "--json").stdout)
     assert set(report) == {
         *("model", "output", "original", "compressed", "kept", "coupling", "verification", "layers", "notes", "note"),
-        *("reachable", "settings", "seconds", "plan"),
+        *("reachable", "settings", "seconds", "plan", "recovery"),
     }
+    assert report["recovery"] is None
     for name in ("original", "compressed", "kept"):
         assert set(report[name]) == {"macs", "params", "bytes"}
     assert set(report["coupling"]) == {"classes", "removed", "frozen", "inexact", "reasons"}
     assert set(report["verification"]) >= {"relative_error", "masked_differs", "checker"}
     assert set(report["layers"][0]) == {"node", "op", "inputs", "outputs", "macs"}
-    assert {"read", "normalize", "couple", "score", "allocate", "cut", "verify"} <= set(report["seconds"])
+    assert {"read", "normalize", "couple", "select", "cut", "verify"} <= set(report["seconds"])
     assert set(report["plan"]) == {"version", "model", "keep", "settings", "predicted", "frozen"}
     assert report["output"] == "m.pruned.onnx"
     assert 0.49 <= report["kept"]["macs"] <= 0.5
@@ -107,7 +109,7 @@ def test_json_report_has_stable_keys(folder):
 
 def test_plan_and_apply_are_compress(folder):
     """`plan` then `apply` gives the bytes of `compress`, for the original and the cleaned model, as --save-plan."""
-    done("compress", "m.onnx", *HALF, "-o", "direct.onnx", "--save-plan", "saved.json", "-q")
+    done("compress", "m.onnx", *CUT, "-o", "direct.onnx", "--save-plan", "saved.json", "-q")
     done("plan", "m.onnx", *HALF, "-o", "p.json")
     done("clean", "m.onnx")
     done("apply", "m.onnx", "p.json", "-o", "replayed.onnx")
@@ -133,7 +135,7 @@ def test_options_reach_the_plan(folder):
     plan = json.loads(done("plan", "m.onnx", *numbers, *others).stdout)
     assert plan["settings"] == {
         **{"params": 0.6, "min_keep": 0.3, "align": 2, "seed": 7},
-        **{"method": "l1", "inexact": True, "keep": ["*stem*", "head*"]},
+        **{"method": "l1", "allocate": "global", "inexact": True, "keep": ["*stem*", "head*"]},
     }
     assert not [name for name in plan["keep"] if name.startswith("stem.")]
     widths = [len(axes["0"]) for name, axes in plan["keep"].items() if ".conv.weight" in name and "0" in axes]
@@ -142,9 +144,19 @@ def test_options_reach_the_plan(folder):
 
 
 def test_every_criterion_is_in_the_help():
-    """--help loads no criteria, so their names are written down: they are the ones there are."""
+    """--help loads no criteria and no repairs, so their names are written down: they are the ones there are."""
     assert set(options.METHODS) == set(criteria.NAMES)
-    assert options.DEFAULT_METHOD == api.DEFAULT_METHOD
+    assert options.REPAIRS == recovery.METHODS
+    assert options.ALLOCATIONS == recovery.ALLOCATIONS
+
+
+@pytest.mark.parametrize("data", [False, True], ids=["no data", "data"])
+def test_defaults_in_the_help(data):
+    """What --help says of the default method and allocation is what the library does."""
+    for option, default in ((options.Method, settings.DEFAULT_METHOD), (options.Allocate, settings.DEFAULT_ALLOCATION)):
+        told = f"Default: {default[True]} with --data, else {default[False]}."
+        assert default[data] in told
+        assert option.__metadata__[0].help.endswith(told)
 
 
 def test_input_shape_counts(folder):
@@ -188,7 +200,7 @@ def test_clean_is_the_library_s(folder):
 
 def test_diff(folder):
     """`diff` is a report: 0 whether or not models differ, and 1 for a difference only where that was asked for."""
-    done("compress", "m.onnx", *HALF, "-q")
+    done("compress", "m.onnx", *CUT, "-q")
     assert "[16, 16, 3, 3]" in done("diff", "m.onnx", "m.pruned.onnx").stdout
     assert json.loads(done("diff", "m.onnx", "m.pruned.onnx", "--json").stdout)["differs"] is True
     assert run("diff", "m.onnx", "m.pruned.onnx", "--exit-code").exit_code == 1
@@ -198,7 +210,7 @@ def test_diff(folder):
 def test_force_replaces_and_nothing_else(folder):
     """--force replaces the output named and leaves every other file alone."""
     before = listing(folder)
-    done("compress", "m.onnx", *HALF, "-o", "there.onnx", "--force", "-q")
+    done("compress", "m.onnx", *CUT, "-o", "there.onnx", "--force", "-q")
     after = listing(folder)
     assert onnx.load_from_string(after.pop("there.onnx")).graph.node
     before.pop("there.onnx")
@@ -207,7 +219,7 @@ def test_force_replaces_and_nothing_else(folder):
 
 def test_quiet_prints_nothing(folder):
     """--quiet writes the file and prints nothing at all; --json still prints its object."""
-    for command in (("compress", "m.onnx", *HALF), ("clean", "m.onnx"), ("plan", "m.onnx", *HALF, "-o", "p.json")):
+    for command in (("compress", "m.onnx", *CUT), ("clean", "m.onnx"), ("plan", "m.onnx", *HALF, "-o", "p.json")):
         result = done(*command, "--quiet")
         assert (result.stdout, result.stderr) == ("", "")
     assert json.loads(done("apply", "m.onnx", "p.json", "-o", "a.onnx", "-q", "--json").stdout)["output"] == "a.onnx"
@@ -215,7 +227,7 @@ def test_quiet_prints_nothing(folder):
 
 def test_best_effort_reaches_what_it_can(folder):
     """With --best-effort a target out of reach is a note, not a failure."""
-    result = done("compress", "m.onnx", "--flops", "0.01", "--best-effort")
+    result = done("compress", "m.onnx", "--flops", "0.01", "--recover", "none", "--best-effort")
     assert "Note: " in result.stdout
     assert Path("m.pruned.onnx").exists()
 
@@ -228,49 +240,49 @@ def test_version():
 # ---- what must fail -----------------------------------------------------------------------------------------------
 
 REFUSED = {
-    "target out of reach": (("compress", "m.onnx", "--flops", "0.001"), 1, "cannot be reached"),
+    "target out of reach": (("compress", "m.onnx", "--flops", "0.001", "--recover", "none"), 1, "cannot be reached"),
     "plan out of reach": (("plan", "m.onnx", "--flops", "0.001", "-o", "p.json"), 1, "cannot be reached"),
     "no command": (("prune", "m.onnx"), 2, "No such command"),
     "no model": (("compress",), 2, "Missing argument"),
     "not a number": (("compress", "m.onnx", "--flops", "half"), 2, "--flops"),
-    "negative seed": (("compress", "m.onnx", *HALF, "--seed", "-1"), 2, "--seed"),
+    "negative seed": (("compress", "m.onnx", *CUT, "--seed", "-1"), 2, "--seed"),
     "no target": (("compress", "m.onnx"), 2, "exactly one"),
-    "two targets": (("compress", "m.onnx", *HALF, "--size", "0.5"), 2, "exactly one"),
-    "fraction too large": (("compress", "m.onnx", "--flops", "1.5"), 2, "at most 1"),
-    "fraction 0": (("compress", "m.onnx", "--flops", "0"), 2, "above 0"),
+    "two targets": (("compress", "m.onnx", *CUT, "--size", "0.5"), 2, "exactly one"),
+    "fraction too large": (("compress", "m.onnx", "--flops", "1.5", "--recover", "none"), 2, "at most 1"),
+    "fraction 0": (("compress", "m.onnx", "--flops", "0", "--recover", "none"), 2, "above 0"),
     "fraction nan": (("compress", "m.onnx", "--flops", "nan"), 2, "above 0"),
-    "unknown method": (("compress", "m.onnx", *HALF, "--method", "group_nrom"), 2, "group_norm"),
-    "align word": (("compress", "m.onnx", *HALF, "--align", "eight"), 2, "--align 'eight'"),
-    "align 0": (("compress", "m.onnx", *HALF, "--align", "0"), 2, "align"),
-    "min-keep": (("compress", "m.onnx", *HALF, "--min-keep", "2"), 2, "min-keep"),
-    "keep names nothing": (("compress", "m.onnx", *HALF, "--keep", "nope*"), 2, "'nope*'"),
+    "unknown method": (("compress", "m.onnx", *CUT, "--method", "group_nrom"), 2, "group_norm"),
+    "align word": (("compress", "m.onnx", *CUT, "--align", "eight"), 2, "--align 'eight'"),
+    "align 0": (("compress", "m.onnx", *CUT, "--align", "0"), 2, "align"),
+    "min-keep": (("compress", "m.onnx", *CUT, "--min-keep", "2"), 2, "min-keep"),
+    "keep names nothing": (("compress", "m.onnx", *CUT, "--keep", "nope*"), 2, "'nope*'"),
     "input shape": (("analyze", "m.onnx", "--input-shape", "input=1,1,8,8"), 2, "--input-shape"),
     "input shape twice": (("analyze", "m.onnx", *("--input-shape", "input:1,1,8,8") * 2), 2, "more than once"),
     "input shape of nothing": (("analyze", "m.onnx", "--input-shape", "data:1,1,8,8"), 2, "no such input"),
     "unknown node": (("explain", "m.onnx", "/stage3/conv2/Conv"), 2, "/stage3/conv2/conv/Conv"),
-    "plan onto the model": (("compress", "m.onnx", *HALF, "-o", "a.onnx", "--save-plan", "a.onnx"), 2, "--save-plan"),
-    "empty": (("compress", "empty.onnx", *HALF), 3, "'empty.onnx' is empty"),
+    "plan onto the model": (("compress", "m.onnx", *CUT, "-o", "a.onnx", "--save-plan", "a.onnx"), 2, "--save-plan"),
+    "empty": (("compress", "empty.onnx", *CUT), 3, "'empty.onnx' is empty"),
     "not onnx": (("analyze", "text.onnx"), 3, "not an ONNX model"),
     "cut off": (("clean", "cut.onnx"), 3, "cut off"),
     "diff of no model": (("diff", "m.onnx", "text.onnx"), 3, "not an ONNX model"),
     "plan of another model": (("apply", "m.onnx", "other.json"), 3, "another model"),
     "malformed plan": (("apply", "m.onnx", "bad.json"), 3, "malformed plan"),
     "model as plan": (("apply", "m.onnx", "m.onnx", "-o", "a.onnx"), 3, "'m.onnx' is not a plan"),
-    "missing model": (("compress", "nope.onnx", *HALF), 4, "no file 'nope.onnx'"),
+    "missing model": (("compress", "nope.onnx", *CUT), 4, "no file 'nope.onnx'"),
     "missing plan": (("apply", "m.onnx", "nope.json"), 4, "no file 'nope.json'"),
-    "output is input": (("compress", "m.onnx", *HALF, "-o", "m.onnx", "--force"), 4, "is the input"),
-    "output links to input": (("compress", "m.onnx", *HALF, "-o", "link.onnx", "--force"), 4, "is the input"),
+    "output is input": (("compress", "m.onnx", *CUT, "-o", "m.onnx", "--force"), 4, "is the input"),
+    "output links to input": (("compress", "m.onnx", *CUT, "-o", "link.onnx", "--force"), 4, "is the input"),
     "input is a link to output": (("clean", "link.onnx", "-o", "m.onnx", "--force"), 4, "is the input"),
     "output is plan": (("apply", "m.onnx", "other.json", "-o", "other.json", "--force"), 4, "is the input"),
     "plan is input": (("plan", "m.onnx", *HALF, "-o", "m.onnx", "--force"), 4, "is the input"),
-    "saved plan is input": (("compress", "m.onnx", *HALF, "--save-plan", "m.onnx", "--force"), 4, "is the input"),
-    "output exists": (("compress", "m.onnx", *HALF, "-o", "there.onnx"), 4, "--force"),
+    "saved plan is input": (("compress", "m.onnx", *CUT, "--save-plan", "m.onnx", "--force"), 4, "is the input"),
+    "output exists": (("compress", "m.onnx", *CUT, "-o", "there.onnx"), 4, "--force"),
     "apply's output exists": (("apply", "m.onnx", "other.json", "-o", "there.onnx"), 4, "--force"),
     "clean's output exists": (("clean", "m.onnx", "-o", "there.onnx"), 4, "--force"),
     "plan exists": (("plan", "m.onnx", *HALF, "-o", "bad.json"), 4, "--force"),
-    "saved plan exists": (("compress", "m.onnx", *HALF, "--save-plan", "bad.json"), 4, "--force"),
-    "no folder": (("compress", "m.onnx", *HALF, "-o", "no/such.onnx"), 4, "no folder"),
-    "output is a folder": (("compress", "m.onnx", *HALF, "-o", ".", "--force"), 4, "cannot write '.'"),
+    "saved plan exists": (("compress", "m.onnx", *CUT, "--save-plan", "bad.json"), 4, "--force"),
+    "no folder": (("compress", "m.onnx", *CUT, "-o", "no/such.onnx"), 4, "no folder"),
+    "output is a folder": (("compress", "m.onnx", *CUT, "-o", ".", "--force"), 4, "cannot write '.'"),
 }
 
 
@@ -289,7 +301,7 @@ def test_refused(folder, args, code, message):
 def test_output_is_checked_before_any_work(folder, command, monkeypatch):
     """An output that cannot be written is refused before the model is read."""
     monkeypatch.setattr(files, "read_model", lambda *_: pytest.fail("the model was read"))
-    args = {"compress": HALF, "clean": (), "apply": ("other.json",)}[command]
+    args = {"compress": CUT, "clean": (), "apply": ("other.json",)}[command]
     assert run(command, "m.onnx", *args, "-o", "there.onnx").exit_code == 4
 
 
@@ -316,7 +328,7 @@ def test_failure_while_verifying_leaves_nothing(folder, monkeypatch, error, code
     """Whatever goes wrong before the file is written leaves no file."""
     before = listing(folder)
     monkeypatch.setattr(api, "verify", failing(error))
-    result = run("compress", "m.onnx", *HALF, "--save-plan", "p.json", "--json")
+    result = run("compress", "m.onnx", *CUT, "--save-plan", "p.json", "--json")
     assert (result.exit_code, result.stdout) == (code, "")
     assert listing(folder) == before
 
@@ -332,7 +344,7 @@ def test_failure_while_writing_leaves_nothing(folder, monkeypatch):
         sync(number)
 
     monkeypatch.setattr(os, "fsync", full)
-    result = run("compress", "m.onnx", *HALF, "--save-plan", "p.json")
+    result = run("compress", "m.onnx", *CUT, "--save-plan", "p.json")
     assert (result.exit_code, len(calls)) == (4, 2)
     assert "No space left on device" in result.stderr
     assert listing(folder) == before

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-HALF = ("--flops", "0.5")
+CUT = ("--flops", "0.5", "--recover", "none")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def python(*args, **env):
 
 def test_prints_plain_text_into_a_pipe(folder):
     """A pipe gets a report of at most 80 columns without escape codes, and nothing on stderr."""
-    done = process("compress", "m.onnx", *HALF)
+    done = process("compress", "m.onnx", *CUT)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -63,10 +63,10 @@ def test_prints_pure_json(folder):
 @pytest.mark.parametrize(
     ("args", "code"),
     [
-        (("compress", "m.onnx", "--flops", "0.001"), 1),
+        (("compress", "m.onnx", "--flops", "0.001", "--recover", "none"), 1),
         (("compress", "m.onnx"), 2),
         (("analyze", "empty.onnx"), 3),
-        (("compress", "m.onnx", *HALF, "-o", "m.onnx", "--force"), 4),
+        (("compress", "m.onnx", *CUT, "-o", "m.onnx", "--force"), 4),
     ],
     ids=lambda value: str(value) if isinstance(value, int) else "",
 )
@@ -107,7 +107,7 @@ def interrupt(number):
     print(sorted(n for n in os.listdir(".") if n.endswith(".tmp")), flush=True)
     os.kill(os.getpid(), signal.SIGINT)
 os.fsync = interrupt
-sys.argv = ["onnxprune", "compress", "m.onnx", "--flops", "0.5"]
+sys.argv = ["onnxprune", "compress", "m.onnx", "--flops", "0.5", "--recover", "none"]
 cli.main()
 """
 

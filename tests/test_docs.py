@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import onnxruntime
 import pytest
 import typer
 
 import onnxprune
-from onnxprune import criteria
+from onnxprune import criteria, recovery
 from onnxprune.cli import app
+from onnxprune.data import PRESETS
 from onnxprune.errors import Exit
 from onnxprune.plan import as_json
 
@@ -33,6 +36,7 @@ NOISE = (  # seconds, and float noise of the machine at hand
     (re.compile(r"^Took .*?\n\n", re.DOTALL | re.MULTILINE), "Took a while.\n\n"),
     (re.compile(r"[0-9.]+e[+-][0-9]+ relative"), "x relative"),
 )
+FITTED = re.compile(r"(?:same top-1 answer|KL divergence|relative error|accuracy \(original|.*: accuracy) .*\n")
 
 
 class Block(NamedTuple):
@@ -85,12 +89,27 @@ def shell(code, folder):
     return printed
 
 
+def as_pattern(line):
+    """The regular expression of a line that is shown; figures of a fit are captured, three dots stand for any lines."""
+    if line == "...\n":
+        return "(?:.*\n)+?"
+    if FITTED.fullmatch(line):
+        return " +([0-9.]+)".join(map(re.escape, re.split(" +[0-9.]+", line)))
+    return re.escape(line)
+
+
 def assert_shown(shown, printed):
-    """A page shows what was printed, but for seconds and noise; a line of three dots stands for any lines."""
+    """A page shows what was printed, but for seconds and noise; a line of three dots stands for any lines.
+
+    Figures of a fit may differ by 0.02 or a tenth: another CPU adds in another order.
+    """
     for pattern, plain in NOISE:
         shown, printed = pattern.sub(plain, shown), pattern.sub(plain, printed)
-    pattern = "".join("(?:.*\n)+?" if line == "...\n" else re.escape(line) for line in shown.splitlines(keepends=True))
-    assert re.fullmatch(pattern, printed), f"the page shows\n{shown}\nthe program prints\n{printed}"
+    lines = shown.splitlines(keepends=True)
+    found = re.fullmatch("".join(map(as_pattern, lines)), printed)
+    assert found, f"the page shows\n{shown}\nthe program prints\n{printed}"
+    stated = [float(x) for line in lines if FITTED.fullmatch(line) for x in re.findall(" +([0-9.]+)", line)]
+    assert stated == pytest.approx([float(x) for x in found.groups()], rel=0.1, abs=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +146,8 @@ def test_commands_of_the_readme(folder):
         printed = shell(block.code, folder)
         if block.shown is not None:
             assert_shown(block.shown, printed)
-    assert (folder / "small.onnx").read_bytes() == (folder / "replayed.onnx").read_bytes()
+    assert (folder / "cut.onnx").read_bytes() == (folder / "replayed.onnx").read_bytes()
+    assert (folder / "cut.onnx").read_bytes() != (folder / "small.onnx").read_bytes()
 
 
 def test_python_of_the_readme(folder):
@@ -155,6 +175,15 @@ def test_a_changed_output_is_noticed():
             assert_shown(wrong, printed)
 
 
+def test_a_changed_figure_is_noticed():
+    """Figures of fits may differ a little, and in the spaces before them; their lines must be there."""
+    printed = "same top-1 answer    19.4 %   100.0 %\nKL divergence           2.6   0.00489\n"
+    assert_shown("same top-1 answer    20.4 %  99.0 %\nKL divergence           2.5   0.00512\n", printed)
+    for wrong in ("same top-1 answer 19.4 % 80.0 %\nKL divergence 2.6 0.00489\n", "same top-1 answer 19.4 % 100.0 %\n"):
+        with pytest.raises(AssertionError):
+            assert_shown(wrong, printed)
+
+
 # ---- what is stated -----------------------------------------------------------------------------------------------
 
 
@@ -170,12 +199,14 @@ def test_the_two_commands_are_what_ci_runs():
     setup = [b.code.strip() for b in blocks(README) if b.code.startswith("python3 -m venv")]
     assert setup == [
         "python3 -m venv .venv && .venv/bin/pip install -q . && "
-        ".venv/bin/onnxprune compress fixtures/resnet_bn_dynamo.onnx --flops 0.5 -o small.onnx --force",
+        ".venv/bin/onnxprune compress fixtures/resnet_bn_dynamo.onnx --flops 0.5 "
+        "--data fixtures/digits_calib.npz -o small.onnx --force",
         "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest",
     ]
     ran = [step for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines() for step in steps(line)]
     user, developer = (steps(line) for line in setup)
-    assert user == ["python3 -m venv ENV", "pip install -q .", f"onnxprune compress {user[2].split()[2]} --flops 0.5"]
+    compress = "onnxprune compress fixtures/resnet_bn_dynamo.onnx --flops 0.5 --data fixtures/digits_calib.npz"
+    assert user == ["python3 -m venv ENV", "pip install -q .", compress]
     assert [step for step in ran if step in {*user, *developer}] == user + developer[:2]
     check = (ROOT / "tools" / "check").read_text(encoding="utf-8")
     assert "tools/check" in ran[-1]
@@ -201,6 +232,31 @@ def test_every_method_is_named():
     assert set(re.findall(r"`(?:--method )?(\w+)`", row)) == set(criteria.NAMES)
 
 
+def test_every_repair_allocation_and_preset_is_named():
+    """The section on recovery explains every choice of its options."""
+    rows = {r[0].strip("`"): r[2] for r in table("Recovery") if r[0].startswith("`--")}
+    assert set(recovery.METHODS) <= set(re.findall(r"`([\w-]+)`", rows["--recover"]))
+    assert set(recovery.ALLOCATIONS) <= set(re.findall(r"`(\w+)`", rows["--allocate"]))
+    assert all(f"`{name}`" in README for name in PRESETS)
+
+
+def test_what_to_expect():
+    """The accuracies that the README states are those of the fixture, to within ten of its 500 test images."""
+    stated = {(r[0].strip("`"), float(r[2])): [float(x) for x in r[3:5]] for r in table("Recovery") if len(r) == 7}
+    assert len({model for model, _ in stated}) > 2
+    test, model = np.load(ROOT / "fixtures" / "digits_test.npz"), "vgg_legacy.onnx"
+
+    def accuracy(proto):
+        session = onnxruntime.InferenceSession(proto.SerializeToString())
+        return float((session.run(None, {"input": test["input"]})[0].argmax(1) == test["labels"]).mean())
+
+    for flops in (0.5, 0.2):
+        path = ROOT / "fixtures" / model
+        result = onnxprune.compress(path, flops=flops, data=ROOT / "fixtures" / "digits_calib.npz")
+        found = [accuracy(onnxprune.apply_plan(path, result.plan).model), accuracy(result.model)]
+        assert stated[model, flops] == pytest.approx(found, abs=0.02)
+
+
 def test_exit_codes():
     """The table has the codes of `errors.Exit`, by number and name."""
     assert [(int(code), name.upper()) for code, name, _ in table("Exit codes")] == [(e.value, e.name) for e in Exit]
@@ -208,15 +264,22 @@ def test_exit_codes():
 
 def test_json_keys():
     """The tables have the keys of a report and of a plan, and name what is in them."""
-    result = onnxprune.compress(ROOT / "fixtures" / "vgg_legacy.onnx", flops=0.5)
+    fixtures = ROOT / "fixtures"
+    result = onnxprune.compress(
+        fixtures / "vgg_legacy.onnx", flops=0.5, data=fixtures / "digits_test.npz", allocate="global"
+    )
     told = json.loads(json.dumps(result.report.as_dict()))
     rows = [(re.findall(r"`(\w+)`", key), value) for key, value in table("JSON")]
-    start = next(i for i, (keys, _) in enumerate(rows) if "version" in keys)
-    of_report, of_plan = ({k for keys, _ in part for k in keys} for part in (rows[:start], rows[start:]))
+    start, end = (next(i for i, (keys, _) in enumerate(rows) if key in keys) for key in ("version", "method"))
+    parts = (rows[:start], rows[start:end], rows[end:])
+    of_report, of_plan, of_recovery = ({k for keys, _ in part for k in keys} for part in parts)
     assert of_report == {*told, "output"}
     assert of_plan == set(as_json(result.plan))
+    assert of_recovery == set(told["recovery"])
     inner = {k for key in ("original", "coupling", "verification", "predicted") for k in (told | told["plan"])[key]}
     inner |= {*told["layers"][0], *told["layers"][0]["macs"], *told["plan"]["frozen"][0]}
+    repair = told["recovery"]
+    inner |= {k for key in ("data", "before", "metric") for k in repair[key]} | {*repair["layers"][0]}
     named = {k for keys, value in rows for k in (*keys, *re.findall(r"`(\w+)`", value))}
     assert inner <= named
 

@@ -19,7 +19,8 @@ PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # From the bottom up; a module imports from its own layer or from those below it. A package stands for all its modules.
 LAYERS = (
     ("errors", "factors", "signature", "stored"),
-    ("graph", "terminal"),
+    ("header", "terminal"),
+    ("graph",),
     ("analysis", "check"),
     ("files",),
     ("runtime",),
@@ -32,7 +33,9 @@ LAYERS = (
     ("cost", "criteria", "masking"),
     ("allocate", "cut", "plan"),
     ("difference", "explanation", "recover", "synthesize", "verify"),
-    ("provenance", "report"),
+    ("calibration",),
+    ("recovery",),
+    ("provenance", "report", "settings"),
     ("api", "options"),
     ("cli",),
     ("__main__",),

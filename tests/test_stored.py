@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
+import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from onnxprune.stored import PAGE, nbytes, split_weights, stored_tensors, weights_bytes
+from onnxprune.stored import PAGE, file_bytes, nbytes, serialised, split_weights, stored_tensors, weights_bytes
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17, "lib" : 1], producer_name: "me">
 g (bool c, float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}> {
@@ -73,3 +77,25 @@ def test_splitting_loses_nothing_but_the_data():
     entry.ClearField("data_location")
     entry.raw_data = moved[0].raw_data
     assert light.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 5000, 3_000_000])
+def test_the_pieces_are_the_bytes_of_the_whole(size):
+    """A model in pieces is the model as protobuf writes it, whatever fields are set and however long lengths are."""
+    model = parser.parse_model(TEXT)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(size, np.float32), "big"))
+    model.graph.initializer.append(helper.make_tensor("typed", TensorProto.INT64, [2], [1, 2]))
+    model.graph.doc_string = "after the weights"
+    model.graph.metadata_props.add(key="a", value="b")
+    model.domain, model.model_version, model.doc_string = "org", 3, "before the graph"
+    helper.set_model_props(model, {"after": "the graph"})
+    whole = model.SerializeToString(deterministic=True)
+    assert b"".join(serialised(model)) == whole
+    assert file_bytes(model) == len(whole)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "fixtures").glob("*.onnx")), ids=lambda p: p.stem)
+def test_files_in_pieces(path):
+    """The same of every fixture."""
+    model = onnx.load(path)
+    assert b"".join(serialised(model)) == model.SerializeToString(deterministic=True)

@@ -103,6 +103,8 @@ def whole_process(path: Path, keep: float, repeats: int) -> dict[str, float]:
                 str(path),
                 "--flops",
                 str(keep),
+                "--recover",
+                "none",
                 "-o",
                 f"{folder}/out.onnx",
                 "--quiet",

@@ -60,15 +60,17 @@ def group_norm(analysis: Analysis, _seed: int) -> Scores:
     is divided by its mean.
     """
     size = analysis.classes + 1
-    total, slices = np.zeros(size), np.zeros(size)
     axes = [a for a in analysis.axes if a.role != "with"] + _scales(analysis)
-    for axis, sums in zip(axes, axis_sums(analysis, axes, 2), strict=True):
-        ids, inverse = np.unique(axis.classes, return_inverse=True)
-        norms = np.bincount(inverse, sums, len(ids))
-        mean = norms[ids > 0].mean() if ids[-1:] > 0 else 0.0
-        total[ids] += norms / mean if mean > 0 else 0.0
-        slices[ids] += 1
-    return per_group(analysis, total / np.maximum(slices, 1))
+    sums = np.concatenate([np.zeros(0), *axis_sums(analysis, axes, 2)])
+    owner = np.repeat(np.arange(len(axes)), [len(a.classes) for a in axes])
+    labels = np.concatenate([np.zeros(0, np.int32), *(a.classes for a in axes)])
+    slices, where = np.unique((owner * size + labels)[labels > 0], return_inverse=True)
+    owner, classes = np.divmod(slices, size)
+    norms = np.bincount(where, sums[labels > 0], len(slices))
+    means = np.bincount(owner, norms, len(axes)) / np.maximum(np.bincount(owner, minlength=len(axes)), 1)
+    relative = norms / np.where(means > 0, means, np.inf)[owner]
+    total = np.bincount(classes, relative, size) / np.maximum(np.bincount(classes, minlength=size), 1)
+    return per_group(analysis, total)
 
 
 def per_group(analysis: Analysis, scores: Scores) -> Scores:

@@ -19,7 +19,7 @@ def constants_to_initializers(model: Model) -> int:
     for node in model.graph.nodes:
         if node.op != "Constant" or not is_standard(node) or node.outputs[0].name in keep:
             continue
-        array = _value(model.origin[node.outputs[0].name])
+        array = _value(model.origin[node.outputs[0].name].node)
         if array is not None:
             to_constant(node.outputs[0], array)
             del model.origin[node.outputs[0].name]

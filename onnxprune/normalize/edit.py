@@ -56,7 +56,7 @@ def drop(model: Model, nodes: Iterable[Node]) -> None:
 def has_body(model: Model, node: Node) -> bool:
     """Whether the node holds subgraphs."""
     source = model.origin.get(next((t.name for t in node.outputs if t.name), ""))
-    return source is not None and any(a.HasField("g") or a.graphs for a in source.attribute)
+    return source is not None and any(a.HasField("g") or a.graphs for a in source.node.attribute)
 
 
 def all_constant(tensors: Iterable[Tensor]) -> bool:

@@ -18,6 +18,9 @@ from onnxprune.rules import Arg, Kept, Refuse, Tracer, components, rule
 def concat(t: Tracer, *inputs: Arg, axis: int) -> View:
     """y = concatenate(inputs, axis): atoms are joined along `axis`, and tied across inputs along the others."""
     axis %= inputs[0].rank
+    if all(len(x.view) == 1 and support(x.view[0]) == (axis,) for x in inputs):
+        t.name(*(x.view[0] for x in inputs))
+        return (along(np.concatenate([x.view[0].reshape(-1) for x in inputs]), axis, inputs[0].rank),)
     out: list[Factor] = []
     for axes in components([support(f) for x in inputs for f in x.view]):
         inside = [[f for f in x.view if axes.intersection(support(f))] for x in inputs]

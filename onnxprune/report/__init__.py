@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxprune.cost import Cost
 from onnxprune.plan import Plan, dumps
+from onnxprune.recovery import Recovery
 from onnxprune.verify import Verification
 
 
@@ -51,6 +52,7 @@ class Report:
     note: str = ""
     reachable: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    recovery: Recovery | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with stable keys; the values of `kept` are fractions 0..1."""
@@ -72,6 +74,7 @@ class Report:
             "note": self.note,
             "reachable": self.reachable,
             "settings": self.settings,
+            "recovery": self.recovery.as_dict() if self.recovery else None,
             "seconds": {k: round(v, 4) for k, v in self.seconds.items()},
             "plan": json.loads(dumps(self.plan)),
         }

@@ -15,6 +15,7 @@ from onnxprune.explanation import AxisFate, Cause, Explanation, Member
 from onnxprune.plan import Plan
 from onnxprune.report import LayerChange, Report
 from onnxprune.report.overview import GroupRow, Overview
+from onnxprune.report.recovery import recovery, told_accuracy
 
 _LAYERS, _REASONS, _GROUPS, _CHANGES, _MEMBERS, _NAMES, _MARKS = 10, 6, 10, 20, 10, 4, 2  # shown before "n more"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -34,14 +35,14 @@ def compression(report: Report, output: str | Path) -> RenderableType:
         _cut_layers(report.layers),
         _frozen(report.frozen, f"{report.removed:,} of {report.classes:,} classes removed{_left_out(report)}"),
         _verified(report),
+        recovery(report.recovery) if report.removed else "Nothing was removed, so nothing was recovered.",
         _lines(
             f"Note: {report.note}" if report.note else "",
             "" if report.reachable is None else f"The floors allow going down to {percent(report.reachable)}.",
             *(f"Model: {n}" for n in report.notes),
         ),
         _time(report.seconds),
-        "Accuracy was not measured: check it on your data before use.\n"
-        f"Next: `onnxprune diff {report.model} {output}` lists every change.",
+        f"{told_accuracy(report.recovery)}\nNext: `onnxprune diff {report.model} {output}` lists every change.",
     )
 
 
@@ -94,7 +95,7 @@ def _verified(report: Report) -> str:
     v = report.verification
     precision = "" if v.precision == "as stored" else f", in {v.precision}"
     error = f"{v.relative_error:.1e} relative{precision}"
-    told = f"Verified: equals the masked original up to {error}; checker {v.checker}."
+    told = f"Verified: the cut equals the masked original up to {error}; checker {v.checker}."
     if v.masked_differs or not report.removed:
         return told
     return (

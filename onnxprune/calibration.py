@@ -1,0 +1,166 @@
+"""The inputs that selection and recovery look at: the user's, or synthetic ones where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxprune.analysis import Analysis
+from onnxprune.data import Data, Preprocess, fitting, open_data
+from onnxprune.errors import DataError
+from onnxprune.graph import Array, Model
+from onnxprune.runtime import InputSpec, input_specs
+
+Feeds = dict[str, Array]
+Augment = Literal["auto", "flip", "none"]
+RATE = 1.5e10  # multiply-adds per second that plans of work assume; a constant, so that they do not depend on the day
+_HELD = 0.2  # share of the inputs that no fit sees
+_BATCH = 64
+_ENOUGH = 16  # inputs below which nothing can be fitted and checked
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Inputs in batches: first those that fits see, then `held` batches that they do not.
+
+    labels: of the held inputs, where there are any; name: where they come from; samples: inputs taken; synthetic:
+    whether they are made up; notes: what a report must say of them.
+    """
+
+    batches: tuple[Feeds, ...]
+    held: int
+    labels: Array | None
+    name: str
+    samples: int
+    synthetic: bool
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the report shows."""
+        return {"name": self.name, "samples": self.samples, "synthetic": self.synthetic, "notes": list(self.notes)}
+
+
+def calibration(
+    analysis: Analysis,
+    source: Any,
+    *,
+    size: int,
+    seed: int,
+    preprocess: str | Preprocess | None = None,
+    augment: Augment = "auto",
+    memory: float = 4e9,
+    seconds: float = 600,
+) -> Calibration:
+    """Take `size` inputs at random from a source, as `data.open_data` reads them, or make them up where it is None.
+
+    augment: "flip" adds mirrored copies of images to what fits see; "auto" does where images are small enough for the
+    time. memory: bytes; the batches are as large as it allows. Raises DataError for what does not fit the model.
+    """
+    specs = _specs(analysis.model)
+    batch = _batch(analysis, specs, memory)
+    if source is None:
+        batches, note = _synthetic(analysis, size, batch, seed)
+        labels, name, notes = None, "synthetic inputs", [note]
+    else:
+        data = open_data(source, specs, preprocess=preprocess, minimum=_ENOUGH)
+        batches, labels = _read(data, size, batch, seed)
+        name, notes = data.name, list(data.notes)
+    samples = sum(_count(b) for b in batches)
+    batches = _divided(specs, batches)
+    held = _held(batches)
+    flips = augment == "flip" or (augment == "auto" and _worth_it(analysis, specs, batches, samples, seconds))
+    if flips and held:
+        flipped = _flipped(batches[: len(batches) - held])
+        batches = [*batches[: len(batches) - held], *flipped, *batches[len(batches) - held :]]
+        notes.append("mirrored copies of the images are used for fitting, too")
+    if not held:
+        notes.append("the model takes all inputs at once: fits are checked on the inputs that they have seen")
+    if labels is not None and held:
+        labels = labels[-sum(_count(b) for b in batches[-held:]) :]
+    return Calibration(tuple(batches), held, labels, name, samples, source is None, tuple(notes))
+
+
+def _specs(model: Model) -> list[InputSpec]:
+    return input_specs(model.header)
+
+
+def _batch(analysis: Analysis, specs: Sequence[InputSpec], memory: float) -> int:
+    """Inputs per batch, so that all activations of a batch take an eighth of the memory."""
+    inner = [shape for name, shape in analysis.shapes.items() if name not in analysis.model.constants()]
+    traced = max((analysis.shapes.get(s.name, (1,))[0] for s in specs if analysis.shapes.get(s.name)), default=1)
+    each = 4 * sum(prod(s) for s in inner) / max(traced, 1)
+    return fitting(int(np.clip(memory / 8 / max(each, 1), 1, _BATCH)), specs)
+
+
+def _count(batch: Mapping[str, Array]) -> int:
+    return max((len(a) for a in batch.values() if a.ndim), default=1)
+
+
+def _read(data: Data, size: int, batch: int, seed: int) -> tuple[list[Feeds], Array | None]:
+    found = list(data.batches(batch, limit=size, seed=seed))
+    if sum(map(len, found)) < _ENOUGH:
+        raise DataError(f"{data.name} gives {sum(map(len, found))} inputs; recovery needs {_ENOUGH} at the very least")
+    labels = [b.labels for b in found if b.labels is not None]
+    return [b.inputs for b in found], np.concatenate(labels) if labels else None
+
+
+def _synthetic(analysis: Analysis, size: int, batch: int, seed: int) -> tuple[list[Feeds], str]:
+    from onnxprune.synthesize import synthesize
+
+    made = synthesize(analysis.model, analysis.shapes, size, seed=seed)
+    count = _count(made.inputs)
+    feeds = [
+        {n: a[i : i + batch] for n, a in made.inputs.items()} for i in range(0, count - count % batch or count, batch)
+    ]
+    return feeds, made.description
+
+
+def _divided(specs: Sequence[InputSpec], batches: list[Feeds]) -> list[Feeds]:
+    """The batches, one of them cut in two where the inputs begin that no fit sees, if the model takes any number."""
+    total, seen = sum(map(_count, batches)), 0
+    fixed = any(isinstance(s.dims[0], int) for s in specs if s.dims)
+    for i, batch in enumerate([] if fixed else batches):
+        first = total - ceil(_HELD * total) - seen
+        if 0 < first < _count(batch):
+            parts = ({n: a[:first] for n, a in batch.items()}, {n: a[first:] for n, a in batch.items()})
+            return [*batches[:i], *parts, *batches[i + 1 :]]
+        seen += _count(batch)
+    return batches
+
+
+def _held(batches: Sequence[Feeds]) -> int:
+    """Batches at the end that hold about a fifth of the inputs, at least one; the only batch cannot be split."""
+    total, found, held = sum(map(_count, batches)), 0, 0
+    while held < len(batches) - 1 and found < ceil(_HELD * total):
+        held, found = held + 1, found + _count(batches[-1 - held])
+    return held
+
+
+def _is_image(array: Array) -> bool:
+    colours = array.ndim == 4 and np.issubdtype(array.dtype, np.floating) and 3 in (array.shape[1], array.shape[3])
+    return bool(colours) and min(sorted(array.shape[1:])[1:]) >= 16
+
+
+def _worth_it(
+    analysis: Analysis, specs: Sequence[InputSpec], batches: Sequence[Feeds], samples: int, seconds: float
+) -> bool:
+    """Whether the only input is images of three colours, and another pass over them is cheap."""
+    kept = np.ones(analysis.classes + 1, bool)
+    macs = sum(layer.macs.count(kept) for layer in analysis.layers)
+    cheap = 6 * samples * macs / RATE < 0.15 * seconds
+    return len(specs) == 1 and _is_image(batches[0][specs[0].name]) and cheap
+
+
+def _flipped(batches: Sequence[Feeds]) -> list[Feeds]:
+    """Images mirrored left to right; other inputs as they are."""
+
+    def flip(array: Array) -> Array:
+        if not _is_image(array):
+            return array
+        return np.ascontiguousarray(array[..., ::-1] if array.shape[1] == 3 else array[:, :, ::-1])
+
+    return [{n: flip(a) for n, a in b.items()} for b in batches]

@@ -1,0 +1,1 @@
+"""Recovery without training: repairs of a model that was cut."""

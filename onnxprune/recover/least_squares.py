@@ -1,0 +1,147 @@
+"""Ridge regression of a layer on what its inputs are now, towards what the original gives.
+
+Source: asymmetric reconstruction of pruned layers (He et al., 2017; Luo et al., 2017), centred on the given weight, and
+the iteration of Zhang et al. (2015) for the activation that follows, with a one-sided target where it is flat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from onnxprune.graph import Array
+
+Reals = NDArray[np.float64]
+RIDGE = 1e-3  # share of the mean diagonal of the Gram matrix; flat from 1e-5 to 1e-2
+_WORK = 2e11  # multiply-adds that the iteration may cost per layer
+_ROUNDS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Positions of one batch: what they read, [groups, n, d] float32; what is wanted and what is added, [n, out]."""
+
+    rows: Array
+    wanted: Array
+    added: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """weight [groups, d, out/group], bias [out]; errors on held-out samples, as shares of the variance wanted."""
+
+    weight: Reals
+    bias: Reals
+    before: float
+    after: float
+
+
+def predict(sample: Sample, weight: Reals, bias: Reals) -> Array:
+    """[n, out] float32, with what else is added."""
+    made = sample.rows @ weight.astype(np.float32)  # [g, n, out/g]
+    flat = made.transpose(1, 0, 2).reshape(made.shape[1], -1) + bias.astype(np.float32)
+    return flat if sample.added is None else flat + sample.added
+
+
+def error(samples: Iterable[Sample], weight: Reals, bias: Reals, low: float, high: float) -> float:
+    """Squared error behind the activation, as a share of the variance wanted."""
+    wrong, first, second, count = 0.0, 0.0, 0.0, 0
+    for s in samples:
+        target = np.clip(s.wanted, low, high)
+        wrong += float(np.square(np.clip(predict(s, weight, bias), low, high) - target).sum(dtype=np.float64))
+        first = first + target.sum(0, dtype=np.float64)
+        second += float(np.square(target).sum(dtype=np.float64))
+        count += len(target)
+    variance = second - float(np.square(first).sum()) / max(count, 1)
+    return wrong / max(variance, 1e-12)
+
+
+def fit(
+    train: Sequence[Sample],
+    held: Sequence[Sample],
+    weight: Reals,
+    bias: Reals,
+    *,
+    low: float = -np.inf,
+    high: float = np.inf,
+    ridge: float = RIDGE,
+    intercept: bool = True,
+) -> Fit:
+    """The weight and bias with the least error on `held` of: those given, least squares, and least squares that knows
+    that the activation behind is flat outside of [low, high].
+
+    weight: [groups, d, out/group]; bias: [out]. intercept: whether the bias may change. Raises numpy's LinAlgError
+    where the Gram matrix is not positive definite in spite of the ridge.
+    """
+    before = error(held, weight, bias, low, high)
+    system = _System(train, weight, bias, ridge, intercept)
+    best, after = (weight, bias), before
+    for candidate in _candidates(system, train, low, high):
+        found = error(held, *candidate, low, high)
+        if found < after:
+            best, after = candidate, found
+    return Fit(*best, before, after)
+
+
+def _candidates(system: _System, train: Sequence[Sample], low: float, high: float) -> Iterable[tuple[Reals, Reals]]:
+    found = system.solve(s.wanted for s in train)
+    yield found
+    if low == -np.inf and high == np.inf:
+        return
+    size = sum(s.rows.size for s in train) * found[0].shape[2] * 2
+    for _ in range(int(np.clip(_WORK // max(size, 1), 1, _ROUNDS))):
+        found = system.solve(_one_sided(s, predict(s, *found), low, high) for s in train)
+    yield found
+
+
+def _one_sided(sample: Sample, made: Array, low: float, high: float) -> Array:
+    """Where the wanted value lies in a flat part, any value in that part will do: take the nearest to what is made."""
+    wanted = sample.wanted
+    relaxed = np.where(wanted <= low, np.minimum(made, low), wanted)
+    return np.where(wanted >= high, np.maximum(made, high), relaxed)
+
+
+class _System:
+    """Normal equations, factored once: (H + ridge) (W - W0) = C - H W0, centred if there is an intercept."""
+
+    def __init__(self, train: Sequence[Sample], weight: Reals, bias: Reals, ridge: float, intercept: bool) -> None:
+        self._train, self._weight, self._bias, self._intercept = train, weight, bias, intercept
+        self._count = sum(s.rows.shape[1] for s in train)
+        gram = sum(_product(s.rows, s.rows) for s in train) / self._count
+        self._mean = sum(s.rows.sum(1, dtype=np.float64) for s in train) / self._count  # [g, d]
+        if intercept:
+            gram -= self._mean[:, :, None] * self._mean[:, None, :]
+        self._gram = gram
+        diagonal = np.einsum("gii->gi", gram)
+        add = ridge * diagonal.mean(1) + 1e-10
+        self._factors = [cho_factor(h + a * np.eye(len(h)), overwrite_a=True) for h, a in zip(gram, add, strict=True)]
+
+    def solve(self, targets: Iterable[Array]) -> tuple[Reals, Reals]:
+        """Weight and bias for these values of all samples, [n, out] each."""
+        g, _, m = self._weight.shape
+        cross, total = np.zeros(self._weight.shape), np.zeros(g * m)
+        for s, target in zip(self._train, targets, strict=True):
+            y = target if s.added is None else target - s.added
+            y = y if self._intercept else y - self._bias.astype(np.float32)
+            total += y.sum(0, dtype=np.float64)
+            cross += _product(s.rows, np.ascontiguousarray(y.reshape(-1, g, m).transpose(1, 0, 2)))
+        cross /= self._count
+        mean = total / self._count
+        if self._intercept:
+            cross -= self._mean[:, :, None] * mean.reshape(g, 1, m)
+        off = cross - self._gram @ self._weight
+        step = np.stack([cho_solve(f, c) for f, c in zip(self._factors, off, strict=True)])
+        weight: Reals = self._weight + step
+        if not self._intercept:
+            return weight, self._bias
+        return weight, mean - (self._mean[:, None, :] @ weight).reshape(-1)
+
+
+def _product(a: Array, b: Array) -> Reals:
+    """a' b per group, [groups, n, d] and [groups, n, m] -> [groups, d, m] float64; summed in float32 within a batch."""
+    made = a[0].T @ b[0] if len(a) == 1 else a.transpose(0, 2, 1) @ b  # of one matrix with itself BLAS makes one half
+    return made.astype(np.float64).reshape(len(a), a.shape[2], b.shape[2])

@@ -1,0 +1,324 @@
+"""Selection and recovery with calibration inputs: statistics, greedy narrowing in rounds, repair, and the comparison
+that decides which network ships.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import criteria
+from onnxprune.allocate import Allocation
+from onnxprune.analysis import Analysis, Mask
+from onnxprune.calibration import RATE, Calibration
+from onnxprune.cost import CostModel
+from onnxprune.cut import cut
+from onnxprune.errors import UsageError
+from onnxprune.graph import Array, Model
+from onnxprune.recover import weights
+from onnxprune.recover.agreement import Agreement, agreement, divergence
+from onnxprune.recover.layers import sites
+from onnxprune.recover.program import Feeds, Program, Store, Walk, program, write_back
+from onnxprune.recover.reference import Reference, reference, samples
+from onnxprune.recover.sensitivity import LEVELS, POWER, POWERS, curves, greedy
+from onnxprune.recover.sequence import LayerRecovery, Repaired, repair
+from onnxprune.recover.statistics import Reader, readers
+
+Reals = NDArray[np.float64]
+METHODS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares")
+WITHOUT_INPUTS = frozenset({"none", "absorb", "merge", "fold"})
+ALLOCATIONS = ("uniform", "global", "greedy", "search")
+BY_TABLE = frozenset({"greedy", "search"})
+_INPUTS = 96  # inputs on which candidates are compared
+_FEWEST = 16
+_CHANCE = 2.0  # standard errors above the share of the most frequent answer, below which agreement is called chance
+_LOG = logging.getLogger("onnxprune")
+Allocate = Callable[[Reals, bool, float], Allocation]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What recovery did, and what it brought on inputs that no fit has seen.
+
+    data: where the inputs come from; before, after: the network cut and repaired, beside the original (None for all
+    three where nothing looked at inputs); shipped: which of
+    the two was written; metric: accuracy of original, cut and repaired network where labels were given, 0..1.
+    """
+
+    method: str
+    data: dict[str, Any] | None
+    layers: tuple[LayerRecovery, ...]
+    before: Agreement | None
+    after: Agreement | None
+    shipped: Literal["repaired", "cut"]
+    metric: dict[str, float] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the network that ships answers no better than one that always gives the most frequent answer."""
+        final = self.after if self.shipped == "repaired" else self.before
+        if final is None or final.top1 is None or final.chance is None:
+            return False
+        spread = _CHANCE * float(np.sqrt(final.chance * (1 - final.chance) / final.samples))
+        return final.top1 <= final.chance + spread
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "data": self.data,
+            "shipped": self.shipped,
+            "before": self.before and self.before.as_dict(),
+            "after": self.after and self.after.as_dict(),
+            "at_chance": self.at_chance,
+            "metric": self.metric,
+            "layers": [x.as_dict() for x in self.layers],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass
+class Study:
+    """The original on the calibration inputs, looked at once and used by every stage.
+
+    memory: bytes for activations and statistics; seconds: what the whole may take; what is thinned to keep to it goes
+    into `notes`.
+    """
+
+    analysis: Analysis
+    calibration: Calibration
+    seed: int = 0
+    memory: float = 4e9
+    seconds: float = 600.0
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.program = program(self.analysis.model, self.analysis.shapes)
+        self.sites = sites(self.program)[0]
+        self.store = Store(self.memory / 2)
+        _LOG.info("the original on %d calibration inputs", self.calibration.samples)
+        self.reference = self._look(sums=True)
+        self._full: Mask = np.ones(self.analysis.classes + 1, bool)
+
+    def _look(self, *, sums: bool) -> Reference:
+        return reference(
+            self.program,
+            self.sites,
+            self.calibration.batches,
+            self.calibration.held,
+            seed=self.seed,
+            memory=self.memory,
+            store=self.store,
+            sums=sums,
+        )
+
+    def readers(self, kept: Mask, narrow: Program) -> list[Reader]:
+        """Statistics of what every layer of a program, cut to `kept`, reads."""
+        _LOG.info("statistics of the layers' inputs")
+        return readers(self.analysis, kept, narrow, sites(narrow)[0], self.reference)
+
+    def readers_of_original(self) -> list[Reader]:
+        """Statistics of what the layers of the original read."""
+        return self.readers(self._full, self.program)
+
+    def scores(self, method: str, found: Sequence[Reader]) -> Reals:
+        """Scores of a criterion, on this state of the network where it looks at data."""
+        statistics = [r.inputs for r in found]
+        return criteria.score(method, self.analysis, seed=self.seed, statistics=statistics)
+
+    # ---- selection ---------------------------------------------------------------------------------------------------
+
+    def select(
+        self, method: str, allocation: str, target: float, cost: CostModel, free: Mask, allocate: Allocate
+    ) -> Allocation:
+        """Decide what leaves.
+
+        free: [classes + 1] bool, what may leave; allocate: (scores, whether they are divided per group, target) ->
+        the choice.
+        """
+        if target >= 1:  # nothing has to leave
+            return allocate(np.ones(self.analysis.classes + 1), False, target)
+        if allocation not in BY_TABLE:
+            found = self.readers_of_original() if criteria.needs_data(method) else []
+            scores = self.scores(method, found)
+            if allocation == "uniform":
+                return allocate(criteria.uniform(self.analysis, scores), False, target)
+            return allocate(scores, True, target)
+        powers = POWERS if allocation == "search" else (POWER,)
+        return self._in_rounds(method, target, cost, free, allocate, powers)
+
+    def _in_rounds(
+        self,
+        method: str,
+        target: float,
+        cost: CostModel,
+        free: Mask,
+        allocate: Allocate,
+        powers: Sequence[float],
+    ) -> Allocation:
+        """Half of the way (by ratio) first, repaired and looked at again: what is redundant changes as others leave. In
+        the last round the choice of each power is repaired, and the one that agrees best is taken.
+        """
+        images, levels, rounds = self._effort(cost)
+        kept, narrow, gone = self._full, self.program, np.zeros(0, np.intp)
+        for number in range(rounds):
+            found = self.readers(kept, narrow)
+            scores = self.scores(method, found)
+            batches, original = _first(self.reference, images)
+            table = curves(self.analysis, kept, narrow, found, scores, batches, original, free=free, levels=levels)
+            last = number + 1 == rounds
+            choices = []
+            for power in powers if last else (POWER,):
+                ranks = greedy(kept, table, cost, power)
+                ranks[gone] = 0.0
+                choices.append(allocate(ranks, False, target ** ((number + 1) / rounds)))
+            if last:
+                return self._best(choices)
+            kept = choices[0].kept
+            gone = np.flatnonzero(~kept)
+            narrow = self.repaired(kept, "least-squares").program
+        raise AssertionError("there is at least one round")
+
+    def _best(self, choices: Sequence[Allocation]) -> Allocation:
+        """The choice whose repaired network diverges least from the original; equal choices are tried once."""
+        different = list({c.kept.tobytes(): c for c in choices}.values())
+        if len(different) == 1:
+            return different[0]
+        found = []
+        for number, choice in enumerate(different, 1):
+            _LOG.info("candidate %d of %d", number, len(different))
+            outputs = self.repaired(choice.kept, "least-squares").outputs
+            found.append(divergence(self.reference.outputs, outputs))
+        self.notes.append(f"best of {len(different)} candidates: divergence {min(found):.3g}, worst {max(found):.3g}")
+        return different[int(np.argmin(found))]
+
+    def _effort(self, cost: CostModel) -> tuple[int, Sequence[float], int]:
+        """Inputs, levels and rounds of the table that fit into less than half of the time."""
+        groups, macs = len(self.analysis.groups), cost.original.macs
+        for images, levels, rounds in (
+            (_INPUTS, LEVELS, 2),
+            (48, LEVELS, 2),
+            (48, LEVELS[1::2], 2),
+            (32, LEVELS[1::2], 1),
+        ):
+            if self._table_seconds(groups, macs, images, levels, rounds) < 0.5 * self.seconds:
+                break
+        else:
+            images, levels, rounds = _FEWEST, LEVELS[1::2], 1
+        if (images, rounds) != (_INPUTS, 2):
+            self.notes.append(
+                f"to keep to the time, candidates are compared on {images} inputs at {len(levels)} widths, "
+                f"in {rounds} round{'s' * (rounds > 1)}"
+            )
+        return images, levels, rounds
+
+    @staticmethod
+    def _table_seconds(groups: int, macs: int, images: int, levels: Sequence[float], rounds: int) -> float:
+        """Estimate: half of the network runs for every group and level."""
+        return groups * len(levels) * rounds * images * macs / 2 / RATE
+
+    # ---- repair ------------------------------------------------------------------------------------------------------
+
+    def repaired(self, kept: Mask, method: str, smaller: Model | None = None, *, new_biases: bool = True) -> Repaired:
+        """Refit the layers of a cut model, which is not changed; `method` as in `sequence.repair`."""
+        narrow = program(cut(self.analysis, kept) if smaller is None else smaller)
+        wanted = self._look(sums=False) if method == "moments" else self.reference  # these match layers, not sums
+        return repair(self.analysis, kept, narrow, wanted, method=method, store=self.store, new_biases=new_biases)
+
+    def outputs(self, network: Program) -> list[Feeds]:
+        """Outputs of a network on the held inputs (on all, where there is only one batch)."""
+        return _outputs(network, self.held_of(self.reference.batches))
+
+    def original(self) -> list[Feeds]:
+        """The original's outputs on the same inputs."""
+        return list(self.held_of(self.reference.outputs))
+
+    def held_of(self, batches: Sequence[Feeds]) -> Sequence[Feeds]:
+        """Those of the batches that no fit has seen."""
+        return batches[self.reference.train :] if self.reference.held else batches
+
+
+def recover(
+    analysis: Analysis, kept: Mask, smaller: Model, method: str, study: Study | None, *, new_biases: bool = True
+) -> Recovery:
+    """Repair a cut model in place; it stays as it is where the cut agrees better with the original on held inputs.
+
+    study: the original on calibration inputs; without it only "merge", "fold" and "absorb" can be done, unchecked.
+    new_biases: whether layers without a place for a bias may get one.
+    """
+    if study is None:
+        layers = weights.repair(method, analysis, kept, smaller, [])
+        return Recovery(method, None, tuple(layers), None, None, "repaired")
+    method = "least-squares" if method == "auto" else method
+    plain = study.outputs(program(smaller))
+    if method in weights.METHODS:
+        copy = smaller.copy()
+        layers = weights.repair(method, analysis, kept, copy, study.readers_of_original())
+        narrow = program(copy)
+        outputs = study.outputs(narrow)
+    else:
+        done = study.repaired(kept, method, smaller, new_biases=new_biases)
+        narrow, layers = done.program, list(done.layers)
+        outputs = study.outputs(narrow)  # run anew from the start: what is compared is what is written
+    original = study.original()
+    before, after = agreement(original, plain), agreement(original, outputs)
+    better = after.divergence <= before.divergence
+    if better:
+        write_back(narrow, smaller)
+    return Recovery(
+        method,
+        study.calibration.as_dict(),
+        tuple(layers),
+        before,
+        after,
+        "repaired" if better else "cut",
+        _metric(study.calibration.labels, original, plain, outputs),
+        tuple(study.notes),
+    )
+
+
+def _first(found: Reference, count: int) -> tuple[list[Feeds], list[dict[str, Array]]]:
+    """The first inputs, in batches, and the original's outputs on them."""
+    batches, outputs, taken = list[Feeds](), list[dict[str, Array]](), 0
+    for feeds, made in zip(found.batches[: found.train], found.outputs, strict=False):
+        size = samples(feeds)
+        batches.append(feeds)
+        outputs.append(made)
+        taken += size
+        if taken >= count:
+            break
+    return batches, outputs
+
+
+def _outputs(whole: Program, batches: Sequence[Feeds]) -> list[Feeds]:
+    return Walk(whole, batches).rest(whole, whole.outputs)
+
+
+def _metric(labels: Array | None, *networks: Sequence[Feeds]) -> dict[str, float] | None:
+    """Top-1 accuracy of original, cut and repaired network on the held inputs; None without labels or scores."""
+    if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        return None
+    name = next(iter(networks[0][0]))
+    scores = [np.concatenate([np.asarray(b[name]) for b in batches]) for batches in networks]
+    if any(s.ndim != 2 or len(s) != len(labels) for s in scores):
+        return None
+    names = ("original", "cut", "repaired")
+    return {n: float((s.argmax(1) == labels).mean()) for n, s in zip(names, scores, strict=True)}
+
+
+def looks_at_inputs(method: str, given: bool) -> bool:
+    """Whether a repair looks at inputs, or is at least compared on those that are given."""
+    return method not in WITHOUT_INPUTS or (given and method != "none")
+
+
+def check(method: str, allocation: str) -> None:
+    """Raise UsageError for unknown names."""
+    if method not in METHODS:
+        raise UsageError(f"--recover {method!r} is not known; choose one of: {', '.join(METHODS)}")
+    if allocation not in ALLOCATIONS:
+        raise UsageError(f"--allocate {allocation!r} is not known; choose one of: {', '.join(ALLOCATIONS)}")

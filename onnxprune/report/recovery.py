@@ -1,0 +1,77 @@
+"""What recovery did and brought, as text."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from onnxprune.recover.sequence import LayerRecovery
+from onnxprune.recovery import Recovery
+
+_WORST = 6  # layers shown
+
+
+def recovery(found: Recovery | None) -> RenderableType | str:
+    """Agreement with the original before and after, the layers that stay worst, and what to beware of."""
+    if found is None:
+        return "Not recovered: this is the bare cut, which needs fine-tuning before use."
+    if found.data is None or found.before is None or found.after is None:
+        return f"Recovered by {found.method} from the weights alone; nothing was measured. --data measures."
+    data = found.data
+    source = f"{data['samples']:,} inputs of {data['name']}"
+    lines = [f"Recovered by {found.method} on {source}; compared on {found.before.samples} held out:"]
+    if data["synthetic"]:
+        lines.insert(0, "SYNTHETIC INPUTS: no --data were given; the inputs are made up, and so are the figures below.")
+    notes = [*data["notes"], *found.notes, *_warnings(found)]
+    return Group("\n".join(lines), _agreements(found), _layers(found.layers), *(f"- {n}" for n in notes))
+
+
+def _agreements(found: Recovery) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("beside the original", "cut", "repaired"):
+        table.add_column(title, justify="left" if title.startswith("beside") else "right")
+    assert found.before is not None
+    assert found.after is not None
+    pair = (found.before, found.after)
+    if found.before.top1 is not None:
+        table.add_row("same top-1 answer", *(f"{100 * (a.top1 or 0):.1f} %" for a in pair))
+        table.add_row("KL divergence", *(f"{a.divergence:.3g}" for a in pair))
+    table.add_row("relative error", *(f"{a.relative_error:.3g}" for a in pair))
+    if found.metric:
+        m = found.metric
+        table.add_row(
+            f"accuracy (original {100 * m['original']:.1f} %)", *(f"{100 * m[k]:.1f} %" for k in ("cut", "repaired"))
+        )
+    return table
+
+
+def _layers(layers: tuple[LayerRecovery, ...]) -> str:
+    fitted = [x for x in layers if x.after is not None and x.before is not None]
+    if not fitted:
+        idle = sum(x.method == "none" for x in layers)
+        return f"{len(layers) - idle} weights changed, {idle} left."
+    done = [x for x in fitted if x.method != "none"]
+    worst = sorted(fitted, key=lambda x: -(x.after or 0))[:_WORST]
+    shown = "\n".join(f"  {x.before:8.3f} -> {x.after:.3f}  {x.node}" for x in worst)
+    left = f", {len(layers) - len(done)} left as they were (--json says why)" if len(layers) > len(done) else ""
+    return f"{len(done)} layers refitted{left}. Largest errors left (share of the layer's variance):\n{shown}"
+
+
+def _warnings(found: Recovery) -> list[str]:
+    told = []
+    if found.shipped == "cut":
+        told.append("the repair did not help on the held-out inputs: the bare cut was written")
+    if found.at_chance:
+        told.append("AT CHANCE LEVEL: the answers are no better than always giving the most frequent one")
+    return told
+
+
+def told_accuracy(found: Recovery | None) -> str:
+    """One sentence on what is known of the accuracy."""
+    if found is None or found.after is None:
+        return "Accuracy was not measured: check it on your data before use."
+    if found.data is not None and found.data["synthetic"]:
+        return "Accuracy on real inputs was not measured: give --data, and check it before use."
+    if found.metric is not None:
+        return "Accuracy was measured on the few held-out inputs: check it on a test set before use."
+    return "Accuracy was not measured, only agreement with the original: check it on labelled data before use."

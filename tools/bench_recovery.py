@@ -1,0 +1,349 @@
+"""Recovery without training: accuracy and speed, beside a peer; writes tools/results/recovery.md and .jsonl.
+
+Usage: python tools/bench_recovery.py MODELS DATA [--peer PYTHON] [--only PATTERN] [--again | --failed] [--threads N]
+       python tools/bench_recovery.py MODELS DATA --speed [--zoo ZOO] [--repeats 3]
+
+MODELS holds the trained networks, DATA their prepared arrays (NAME_calib.npz, NAME_test.npz with `labels`), ZOO exports
+of tools/zoo_export.py, PYTHON has torch and torch-pruning. A row is one child process; it sees the test set once, for
+its final number. The journal makes a run resumable: what it holds, failures included, is not run again without --again;
+--failed runs the failures again. Two runs side by side: `taskset -c 0 python tools/bench_recovery.py ... --only
+'mlperf*'`, and another one on CPU 1; children use the first --threads of the CPUs that the run may use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from recovery_grid import NETWORKS, Row, accuracy_rows, speed_rows
+from recovery_table import write
+
+TOOLS = Path(__file__).resolve().parent
+JOURNAL, TABLE = TOOLS / "results" / "recovery.jsonl", TOOLS / "results" / "recovery.md"
+PEER = TOOLS / "peers" / "torch_pruning_recovery.py"
+LIMIT = 3600  # seconds per row
+BATCH = 500  # of the test set
+PACKAGES = ("numpy", "onnx", "onnxruntime", "scipy")  # whose versions a row records
+
+# ---- in the child ----------------------------------------------------------------------------------------------------
+
+
+def child(task: dict[str, Any]) -> dict[str, Any]:
+    """Do what one row asks for; the tasks are made by `Runner.task`."""
+    work = {"original": original, "compress": compressed, "speed": compressed, "peer": scored}
+    return work[task["kind"]](task)
+
+
+def compressed(task: dict[str, Any]) -> dict[str, Any]:
+    """Compress, then score the result where there is a test set."""
+    import onnx
+
+    import onnxprune
+
+    options = dict(task["options"])
+    if options.pop("inner", False):
+        options["keep"] = stream_biases(onnx.load(task["model"]))
+    if task["images"]:
+        options |= {"data": Path(task["data"]), "calibration_size": task["images"]}
+    start = time.perf_counter()
+    result = onnxprune.compress(task["model"], flops=task["keep"], align=task["align"], seed=task["seed"], **options)
+    total = time.perf_counter() - start
+    report = result.report
+    onnx.save(result.model, task["out"])
+    found = {
+        "kept": report.compressed.macs / report.original.macs,
+        "macs": report.original.macs,
+        "layers": len(report.layers),
+        "total": total,
+        "seconds": report.seconds,
+        "peak_mb": peak_mb(),
+        "settings": {k: v for k, v in report.settings.items() if k != "keep"},
+        "note": report.note,
+        "recovery": recovery(report),
+    }
+    return found | (score(task) if task["test"] else {})
+
+
+def recovery(report: Any) -> dict[str, Any]:
+    """What the report says of recovery, the layers counted by what was done."""
+    if report.recovery is None:
+        return {}
+    told: dict[str, Any] = report.recovery.as_dict()
+    return told | {"layers": dict(Counter(x["method"] for x in told["layers"]))}
+
+
+def stream_biases(model: Any) -> list[str]:
+    """Biases of the convolutions that write residual streams: the first one, and those that an Add reads.
+
+    Naming a bias leaves the outputs of its convolution alone, but not the inputs.
+    """
+    writer = {o: n for n in model.graph.node for o in n.output}
+    first = next(n for n in model.graph.node if n.op_type == "Conv")
+    read = [writer[i] for n in model.graph.node if n.op_type == "Add" for i in n.input if i in writer]
+    return [n.input[2] for n in (first, *read) if n.op_type == "Conv"]
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process or of the largest that it started, MiB."""
+    users = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(u).ru_maxrss for u in users) / 1024
+
+
+def predictions(path: str, test: Any, threads: int) -> Any:
+    """Class of every test input, [n] int64."""
+    import numpy as np
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    batches = np.array_split(test[name], -(-len(test[name]) // BATCH))
+    return np.concatenate([session.run(None, {name: x})[0].argmax(-1) for x in batches])
+
+
+def original(task: dict[str, Any]) -> dict[str, Any]:
+    """Classes of the original, stored for the rows to compare with."""
+    import numpy as np
+
+    test = np.load(task["test"])
+    classes = predictions(task["model"], test, task["threads"])
+    np.save(task["reference"], classes)
+    return {"n": len(classes), "correct": int((classes == test["labels"]).sum())}
+
+
+def score(task: dict[str, Any]) -> dict[str, Any]:
+    """Correct on the test set; won and lost against the original; agreement with it."""
+    import numpy as np
+
+    start = time.perf_counter()
+    test, before = np.load(task["test"]), np.load(task["reference"])
+    after = predictions(task["out"], test, task["threads"])
+    right, was = after == test["labels"], before == test["labels"]
+    return {
+        "n": len(right),
+        "correct": int(right.sum()),
+        "won": int((right & ~was).sum()),
+        "lost": int((was & ~right).sum()),
+        "agreement": float((after == before).mean()),
+        "seconds_test": time.perf_counter() - start,
+    }
+
+
+def scored(task: dict[str, Any]) -> dict[str, Any]:
+    """Score what a peer wrote, with its MACs counted as ours are."""
+    from onnxprune import analyze
+    from onnxprune.cost import CostModel
+
+    macs = [CostModel(analyze(task[path])).original.macs for path in ("out", "model")]
+    return {"kept": macs[0] / macs[1], "macs": macs[1]} | score(task)
+
+
+# ---- in the parent ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Runner:
+    """Runs rows in child processes.
+
+    scratch: a folder for what lives as long as the run.
+    """
+
+    models: Path
+    data: Path
+    zoo: Path | None
+    peer: str | None
+    threads: int
+    scratch: Path
+
+    def run(self, row: Row) -> dict[str, Any]:
+        """What a row gives; `failed` says why there is nothing."""
+        if row.kind in ("compress", "peer") and not self.reference(row).exists():
+            first = self.start(self.task(Row("original", row.network, "original")))
+            if "failed" in first:
+                return first
+        task = self.task(row)
+        if row.kind != "peer":
+            return self.start(task)
+        found = self.start_peer(row, task)
+        return found if "failed" in found else found | self.start(task)
+
+    def reference(self, row: Row) -> Path:
+        """Where the original's classes are."""
+        return self.scratch / f"{row.network}.npy"
+
+    def task(self, row: Row) -> dict[str, Any]:
+        """All that a child needs to know."""
+        prefix = next((n.data for n in NETWORKS if n.name == row.network), None)
+        test = str(self.data / f"{prefix}_test.npz") if row.kind != "speed" else None
+        data = self.data / f"{prefix}_calib.npz" if prefix else self.smooth(row.images)
+        paths = {"model": self.model(row.network), "data": data, "out": self.scratch / f"{os.getpid()}.onnx"}
+        paths["reference"] = self.reference(row)
+        return row.as_dict() | {k: str(v) for k, v in paths.items()} | {"test": test, "threads": self.threads}
+
+    def model(self, name: str) -> Path:
+        """The file of a network: a trained one, or an export of the zoo."""
+        own = self.models / f"{name}.onnx"
+        return own if own.exists() or self.zoo is None else self.zoo / f"{name}.legacy.onnx"
+
+    def smooth(self, images: int) -> Path:
+        """A file of smooth random images [n, 3, 224, 224]: noise at five scales, mean 0, deviation 1."""
+        import numpy as np
+
+        path = self.scratch / f"smooth{images}.npz"
+        if not path.exists():
+            rng = np.random.default_rng(0)
+            total = np.zeros((images, 3, 224, 224), np.float32)
+            for side in (7, 14, 28, 56, 112):
+                noise = rng.standard_normal((images, 3, side, side), np.float32)
+                total += noise.repeat(224 // side, 2).repeat(224 // side, 3)
+            np.savez(path, input=total / np.float32(5**0.5))
+        return path
+
+    def start(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Run a child of our own."""
+        return launch([sys.executable, __file__, "--row", json.dumps(task)], self.threads)
+
+    def start_peer(self, row: Row, task: dict[str, Any]) -> dict[str, Any]:
+        """Let the peer write its model."""
+        arguments = [task["model"], task["data"], str(row.keep), task["out"], "--images", str(row.images)]
+        more = ["--seed", str(row.seed), "--threads", str(self.threads), *row.flags]
+        return launch([str(self.peer), str(PEER), *arguments, *more], self.threads)
+
+
+def launch(command: list[str], threads: int) -> dict[str, Any]:
+    """Run a command and read its last line, which is JSON."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = os.environ | dict.fromkeys(names, str(threads))
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT, check=False)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"more than {LIMIT} s"}
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:300]}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def provenance(threads: int) -> dict[str, Any]:
+    """Commit, machine, versions."""
+    git = ["git", "-C", str(TOOLS), "describe", "--always", "--dirty", "--exclude", "*"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    machine = {"cpu": cpu(), "cores": os.cpu_count(), "threads": threads, "load": round(os.getloadavg()[0], 1)}
+    versions = {p: version(p) for p in PACKAGES} | {"python": platform.python_version()}
+    return {"commit": commit, "machine": machine, "versions": versions, "when": time.strftime("%Y-%m-%d %H:%M")}
+
+
+def cpu() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def journal() -> dict[str, dict[str, Any]]:
+    """The latest line of each row, by key."""
+    if not JOURNAL.exists():
+        return {}
+    found = (json.loads(text) for text in JOURNAL.read_text(encoding="utf-8").splitlines())
+    return {r["key"]: r for r in found}
+
+
+def left(rows: Iterable[Row], again: bool, failed: bool) -> list[Row]:
+    """The rows to run: all, or those that the journal does not hold, or not with a result."""
+    held = {} if again else journal()
+    done = {key for key, line in held.items() if not (failed and "failed" in line["result"])}
+    return [r for r in rows if r.key not in done]
+
+
+def measure(rows: Iterable[Row], runner: Runner) -> None:
+    """Run rows and append them to the journal."""
+    for row in rows:
+        start = time.perf_counter()
+        result = runner.run(row)
+        line = row.as_dict() | {"wall": time.perf_counter() - start, "result": result} | provenance(runner.threads)
+        with JOURNAL.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(rounded(line)) + "\n")
+        shown = (
+            f", {100 * result['correct'] / result['n']:.2f} %"
+            if "correct" in result
+            else ", " + result.get("failed", "done")
+        )
+        print(f"{row.key}: {line['wall']:.1f} s{shown}", flush=True)
+
+
+def rounded(value: Any) -> Any:
+    """The same with floats of six digits, for a short journal."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def restrict(threads: int) -> None:
+    """Use only the first CPUs of those given, so that onnxruntime and BLAS agree."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("models", type=Path, nargs="?")
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--speed", action="store_true", help="seconds and memory instead of accuracy")
+    parser.add_argument("--zoo", type=Path, help="with --speed: also resnet18, resnet50 and resnet101 of this folder")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer", metavar="PYTHON", help="also the rows of Torch-Pruning")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="of the rows' names; '' only writes the table")
+    parser.add_argument("--again", action="store_true", help="run what the journal holds, too")
+    parser.add_argument("--failed", action="store_true", help="run again what failed")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--list", action="store_true", help="name the rows that are left, and do not run them")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if not args.row and not args.data:
+        parser.error("MODELS and DATA are needed")
+    return args
+
+
+def main() -> int:
+    """Parse, run, write."""
+    args = arguments()
+    if args.row:
+        task = json.loads(args.row)
+        restrict(task["threads"])
+        print(json.dumps(child(task)))
+        return 0
+    rows = list(speed_rows(args.zoo, args.repeats) if args.speed else accuracy_rows())
+    rows = [r for r in rows if fnmatchcase(r.key, args.only) and (r.kind != "peer" or args.peer)]
+    rows = left(rows, args.again, args.failed)
+    if args.list:
+        print("\n".join(r.key for r in rows))
+        return 0
+    JOURNAL.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        runner = Runner(args.models, args.data, args.zoo, args.peer, args.threads, Path(scratch))
+        measure(rows, runner)
+    write(journal(), TABLE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
