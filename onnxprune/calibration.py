@@ -20,6 +20,8 @@ Augment = Literal["auto", "flip", "none"]
 RATE = 1.5e10  # multiply-adds per second that plans of work assume; a constant, so that they do not depend on the day
 _HELD = 0.2  # share of the inputs that no fit sees
 _BATCH = 64
+_SHARE = 0.25  # of the time that one pass over the inputs may take by that rate, which is a low one
+_FEWEST = 64  # inputs that are used however long they take
 _ENOUGH = 16  # inputs below which nothing can be fitted and checked
 
 
@@ -62,14 +64,17 @@ def calibration(
     """
     specs = _specs(analysis.model)
     batch = _batch(analysis, specs, memory)
+    most = max(_FEWEST, int(_SHARE * seconds * RATE / max(_macs(analysis), 1)))
     if source is None:
-        batches, note = _synthetic(analysis, size, batch, seed)
+        batches, note = _synthetic(analysis, min(size, most), batch, seed)
         labels, name, notes = None, "synthetic inputs", [note]
     else:
         data = open_data(source, specs, preprocess=preprocess, minimum=_ENOUGH)
-        batches, labels = _read(data, size, batch, seed)
+        batches, labels = _read(data, min(size, most), batch, seed)
         name, notes = data.name, list(data.notes)
     samples = sum(_count(b) for b in batches)
+    if samples >= most and size > most:
+        notes.append(f"to keep to the time, {samples} calibration inputs are used, not {size}")
     batches = _divided(specs, batches)
     held = _held(batches)
     flips = augment == "flip" or (augment == "auto" and _worth_it(analysis, specs, batches, samples, seconds))
@@ -94,6 +99,12 @@ def _batch(analysis: Analysis, specs: Sequence[InputSpec], memory: float) -> int
     traced = max((analysis.shapes.get(s.name, (1,))[0] for s in specs if analysis.shapes.get(s.name)), default=1)
     each = 4 * sum(prod(s) for s in inner) / max(traced, 1)
     return fitting(int(np.clip(memory / 8 / max(each, 1), 1, _BATCH)), specs)
+
+
+def _macs(analysis: Analysis) -> int:
+    """Multiply-adds of the original for one input shape."""
+    kept = np.ones(analysis.classes + 1, bool)
+    return sum(layer.macs.count(kept) for layer in analysis.layers)
 
 
 def _count(batch: Mapping[str, Array]) -> int:
@@ -149,9 +160,7 @@ def _worth_it(
     analysis: Analysis, specs: Sequence[InputSpec], batches: Sequence[Feeds], samples: int, seconds: float
 ) -> bool:
     """Whether the only input is images of three colours, and another pass over them is cheap."""
-    kept = np.ones(analysis.classes + 1, bool)
-    macs = sum(layer.macs.count(kept) for layer in analysis.layers)
-    cheap = 6 * samples * macs / RATE < 0.15 * seconds
+    cheap = 6 * samples * _macs(analysis) / RATE < 0.15 * seconds
     return len(specs) == 1 and _is_image(batches[0][specs[0].name]) and cheap
 
 
