@@ -111,7 +111,7 @@ def test_mirrored_by_default_where_time_allows(tmp_path):
     assert "mirrored" in taken(tmp_path, 150, augment="auto")[0].notes[0]
     short = taken(tmp_path, 150, augment="auto", seconds=1e-6)[0]
     assert short.samples == 64
-    assert short.notes == ("to keep to the time, 64 calibration inputs are used, not 150",)
+    assert short.notes == ("to keep to the time, 64 calibration inputs are used, not 512",)
 
 
 def test_fixed_batch(tmp_path):
