@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any, Literal
@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from onnxprune.analysis import Analysis
+from onnxprune.cost import CostModel
 from onnxprune.data import Data, Preprocess, fitting, open_data
 from onnxprune.errors import DataError
-from onnxprune.graph import Array, Model
+from onnxprune.graph import Array
+from onnxprune.recover.reference import samples
 from onnxprune.runtime import InputSpec, input_specs
 
 Feeds = dict[str, Array]
@@ -62,9 +64,10 @@ def calibration(
     augment: "flip" adds mirrored copies of images to what fits see; "auto" does where images are small enough for the
     time. memory: bytes; the batches are as large as it allows. Raises DataError for what does not fit the model.
     """
-    specs = _specs(analysis.model)
+    specs = input_specs(analysis.model.header)
     batch = _batch(analysis, specs, memory)
-    most = max(_FEWEST, int(_SHARE * seconds * RATE / max(_macs(analysis), 1)))
+    macs = CostModel(analysis).original.macs
+    most = max(_FEWEST, int(_SHARE * seconds * RATE / max(macs, 1)))
     if source is None:
         batches, note = _synthetic(analysis, min(size, most), batch, seed)
         labels, name, notes = None, "synthetic inputs", [note]
@@ -72,12 +75,12 @@ def calibration(
         data = open_data(source, specs, preprocess=preprocess, minimum=_ENOUGH)
         batches, labels = _read(data, min(size, most), batch, seed)
         name, notes = data.name, list(data.notes)
-    samples = sum(_count(b) for b in batches)
-    if samples >= most and size > most:
-        notes.append(f"to keep to the time, {samples} calibration inputs are used, not {size}")
+    taken = sum(map(samples, batches))
+    if taken >= most and size > most:
+        notes.append(f"to keep to the time, {taken} calibration inputs are used, not {size}")
     batches = _divided(specs, batches)
     held = _held(batches)
-    flips = augment == "flip" or (augment == "auto" and _worth_it(analysis, specs, batches, samples, seconds))
+    flips = augment == "flip" or (augment == "auto" and _worth_it(macs, specs, batches, taken, seconds))
     if flips and held:
         flipped = _flipped(batches[: len(batches) - held])
         batches = [*batches[: len(batches) - held], *flipped, *batches[len(batches) - held :]]
@@ -85,12 +88,8 @@ def calibration(
     if not held:
         notes.append("the model takes all inputs at once: fits are checked on the inputs that they have seen")
     if labels is not None and held:
-        labels = labels[-sum(_count(b) for b in batches[-held:]) :]
-    return Calibration(tuple(batches), held, labels, name, samples, source is None, tuple(notes))
-
-
-def _specs(model: Model) -> list[InputSpec]:
-    return input_specs(model.header)
+        labels = labels[-sum(samples(b) for b in batches[-held:]) :]
+    return Calibration(tuple(batches), held, labels, name, taken, source is None, tuple(notes))
 
 
 def _batch(analysis: Analysis, specs: Sequence[InputSpec], memory: float) -> int:
@@ -99,16 +98,6 @@ def _batch(analysis: Analysis, specs: Sequence[InputSpec], memory: float) -> int
     traced = max((analysis.shapes.get(s.name, (1,))[0] for s in specs if analysis.shapes.get(s.name)), default=1)
     each = 4 * sum(prod(s) for s in inner) / max(traced, 1)
     return fitting(int(np.clip(memory / 8 / max(each, 1), 1, _BATCH)), specs)
-
-
-def _macs(analysis: Analysis) -> int:
-    """Multiply-adds of the original for one input shape."""
-    kept = np.ones(analysis.classes + 1, bool)
-    return sum(layer.macs.count(kept) for layer in analysis.layers)
-
-
-def _count(batch: Mapping[str, Array]) -> int:
-    return max((len(a) for a in batch.values() if a.ndim), default=1)
 
 
 def _read(data: Data, size: int, batch: int, seed: int) -> tuple[list[Feeds], Array | None]:
@@ -123,7 +112,7 @@ def _synthetic(analysis: Analysis, size: int, batch: int, seed: int) -> tuple[li
     from onnxprune.synthesize import synthesize
 
     made = synthesize(analysis.model, analysis.shapes, size, seed=seed)
-    count = _count(made.inputs)
+    count = samples(made.inputs)
     feeds = [
         {n: a[i : i + batch] for n, a in made.inputs.items()} for i in range(0, count - count % batch or count, batch)
     ]
@@ -132,22 +121,22 @@ def _synthetic(analysis: Analysis, size: int, batch: int, seed: int) -> tuple[li
 
 def _divided(specs: Sequence[InputSpec], batches: list[Feeds]) -> list[Feeds]:
     """The batches, one of them cut in two where the inputs begin that no fit sees, if the model takes any number."""
-    total, seen = sum(map(_count, batches)), 0
+    total, seen = sum(map(samples, batches)), 0
     fixed = any(isinstance(s.dims[0], int) for s in specs if s.dims)
     for i, batch in enumerate([] if fixed else batches):
         first = total - ceil(_HELD * total) - seen
-        if 0 < first < _count(batch):
+        if 0 < first < samples(batch):
             parts = ({n: a[:first] for n, a in batch.items()}, {n: a[first:] for n, a in batch.items()})
             return [*batches[:i], *parts, *batches[i + 1 :]]
-        seen += _count(batch)
+        seen += samples(batch)
     return batches
 
 
 def _held(batches: Sequence[Feeds]) -> int:
     """Batches at the end that hold about a fifth of the inputs, at least one; the only batch cannot be split."""
-    total, found, held = sum(map(_count, batches)), 0, 0
+    total, found, held = sum(map(samples, batches)), 0, 0
     while held < len(batches) - 1 and found < ceil(_HELD * total):
-        held, found = held + 1, found + _count(batches[-1 - held])
+        held, found = held + 1, found + samples(batches[-1 - held])
     return held
 
 
@@ -156,11 +145,9 @@ def _is_image(array: Array) -> bool:
     return bool(colours) and min(sorted(array.shape[1:])[1:]) >= 16
 
 
-def _worth_it(
-    analysis: Analysis, specs: Sequence[InputSpec], batches: Sequence[Feeds], samples: int, seconds: float
-) -> bool:
+def _worth_it(macs: int, specs: Sequence[InputSpec], batches: Sequence[Feeds], taken: int, seconds: float) -> bool:
     """Whether the only input is images of three colours, and another pass over them is cheap."""
-    cheap = 6 * samples * _macs(analysis) / RATE < 0.15 * seconds
+    cheap = 6 * taken * macs / RATE < 0.15 * seconds
     return len(specs) == 1 and _is_image(batches[0][specs[0].name]) and cheap
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from onnxprune.analysis import Analysis, Axis
 from onnxprune.criteria.registry import Scores, criterion
-from onnxprune.criteria.weights import Fold, batchnorm_folds, floats
+from onnxprune.criteria.weights import Fold, batchnorm_folds, floats, rows_by_class
 from onnxprune.graph import Array
 
 Places = NDArray[np.int64]
@@ -55,7 +55,7 @@ def _distance_sums(matrices: list[tuple[Places, Array]], n: int) -> Scores:
         block = slice(start, min(n, start + _ROWS))
         gram, norms = np.zeros((block.stop - start, n), kind), np.zeros(n, kind)
         for place, matrix in matrices:
-            rows = _by_class(matrix, place, n)
+            rows = rows_by_class(matrix, place, n)
             rows -= rows.mean(axis=0)  # leaves distances alone and saves digits
             norms += np.einsum("cd,cd->c", rows, rows)
             gram += rows[block] @ rows.T
@@ -72,14 +72,3 @@ def _matrix(array: Array, axis: int, fold: Fold | None) -> Array:
     rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
     rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32)
     return rows if fold is None or fold[0] != axis else rows * fold[1].astype(rows.dtype)[:, None]
-
-
-def _by_class(rows: Array, place: Places, classes: int) -> Array:
-    """[positions, d] -> [classes, occurrences * d]: rows of one class side by side, zeros where it has fewer."""
-    positions = np.flatnonzero(place >= 0)
-    positions = positions[np.argsort(place[positions], kind="stable")]
-    to = place[positions]
-    occurrence = np.arange(len(to)) - np.searchsorted(to, to)
-    result = np.zeros((classes, int(occurrence.max(initial=0)) + 1, rows.shape[1]), rows.dtype)
-    result[to, occurrence] = rows[positions]
-    return result.reshape(classes, -1)

@@ -141,3 +141,14 @@ def _powers(matrix: Array, p: int, by_row: Array, by_column: Array, *, only_rows
         if not only_rows:
             columns += by_row[start : start + step] @ power
     return rows * by_row, columns * by_column
+
+
+def rows_by_class(rows: Array, place: NDArray[np.int64], classes: int) -> Array:
+    """[positions, d] -> [classes, occurrences * d]: rows of one class side by side, zeros where it has fewer."""
+    positions = np.flatnonzero(place >= 0)
+    positions = positions[np.argsort(place[positions], kind="stable")]
+    to = place[positions]
+    occurrence = np.arange(len(to)) - np.searchsorted(to, to)
+    result = np.zeros((classes, int(occurrence.max(initial=0)) + 1, rows.shape[1]), rows.dtype)
+    result[to, occurrence] = rows[positions]
+    return result.reshape(classes, -1)

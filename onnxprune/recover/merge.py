@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from onnxprune.analysis import Analysis, Axis, Labels, Mask
+from onnxprune.criteria.weights import rows_by_class
 from onnxprune.factors import lines
 from onnxprune.graph import FLOATS, Array, Model, Node, Tensor, constant, dtype_of, fresh_name, is_constant
 from onnxprune.recover.strength import Places, Reals, Strength, Weights, strengths
@@ -197,8 +198,8 @@ def similarities(
         place = np.full(analysis.classes + 1, -1)
         place[ids] = np.arange(len(ids))
         mine = [s for s in stages if (place[s.axis.classes] >= 0).any()]
-        dense = [_by_class(s.rows(), place[s.axis.classes], len(ids)) for s in mine if not s.through]
-        single = [_by_class(s.rows(), place[s.axis.classes], len(ids)) for s in mine if s.through]
+        dense = [rows_by_class(s.rows(), place[s.axis.classes], len(ids)) for s in mine if not s.through]
+        single = [rows_by_class(s.rows(), place[s.axis.classes], len(ids)) for s in mine if s.through]
         for start in range(0, len(removed) if len(stay) else 0, _ROWS):
             part = removed[start : start + _ROWS]
             cosines = _cosines([m for m in (dense, *([s] for s in single)) if m], place[part], place[stay])
@@ -216,17 +217,6 @@ def _cosines(features: list[list[Array]], a: Places, b: Places) -> NDArray[np.fl
         dots = sum(m[a] @ m[b].T for m in matrices)
         result *= np.where(scale > 0, dots / np.where(scale > 0, scale, 1), norms[a][:, None] == norms[b]).clip(0)
     return result
-
-
-def _by_class(rows: Array, place: Places, n: int) -> Array:
-    """[positions, d] -> [n, occurrences * d]: rows of one class side by side, zeros where it has fewer."""
-    positions = np.flatnonzero(place >= 0)
-    positions = positions[np.argsort(place[positions], kind="stable")]
-    to = place[positions]
-    occurrence = np.arange(len(to)) - np.searchsorted(to, to)
-    result = np.zeros((n, int(occurrence.max(initial=0)) + 1, rows.shape[1]), rows.dtype)
-    result[to, occurrence] = rows[positions]
-    return result.reshape(n, -1)
 
 
 def patterns(analysis: Analysis) -> NDArray[np.uint64]:
