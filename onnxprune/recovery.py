@@ -23,7 +23,7 @@ from onnxprune.graph import Array, Model
 from onnxprune.recover import weights
 from onnxprune.recover.agreement import Agreement, agreement, divergence
 from onnxprune.recover.layers import sites
-from onnxprune.recover.program import Feeds, Program, Store, Walk, program, write_back
+from onnxprune.recover.program import Feeds, Program, Store, outputs, program, write_back
 from onnxprune.recover.reference import Reference, reference, samples
 from onnxprune.recover.sensitivity import LEVELS, POWER, POWERS, curves, greedy
 from onnxprune.recover.sequence import LayerRecovery, Repaired, repair
@@ -232,7 +232,7 @@ class Study:
 
     def outputs(self, network: Program) -> list[Feeds]:
         """Outputs of a network on the held inputs (on all, where there is only one batch)."""
-        return _outputs(network, self.held_of(self.reference.batches))
+        return outputs(network, self.held_of(self.reference.batches))
 
     def original(self) -> list[Feeds]:
         """The original's outputs on the same inputs."""
@@ -293,10 +293,6 @@ def _first(found: Reference, count: int) -> tuple[list[Feeds], list[dict[str, Ar
         if taken >= count:
             break
     return batches, outputs
-
-
-def _outputs(whole: Program, batches: Sequence[Feeds]) -> list[Feeds]:
-    return Walk(whole, batches).rest(whole, whole.outputs)
 
 
 def _metric(labels: Array | None, *networks: Sequence[Feeds]) -> dict[str, float] | None:

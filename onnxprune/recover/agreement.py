@@ -20,8 +20,8 @@ class Agreement:
 
     samples: number of inputs. top1: share of inputs with the same largest class, None unless an output is one row of
     scores per sample. divergence: mean Kullback-Leibler divergence in nats there, else the squared relative error.
-    relative_error: norm of the difference by the norm of the original, over all outputs. classes: original's number of
-    distinct answers, chance: share of the most frequent one (None where top1 is).
+    relative_error: norm of the difference by the norm of the original, over all outputs. chance: share of the
+    original's most frequent answer (None where top1 is).
     """
 
     samples: int

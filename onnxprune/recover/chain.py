@@ -22,7 +22,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Step:
-    """z = scale * y + shift per channel; `sink`: an initializer that a constant can be added to, `times` a factor."""
+    """z = scale * y + shift per channel; `sink`: an initializer behind `shift` that can hold more."""
 
     scale: Vector
     shift: Vector
@@ -44,11 +44,6 @@ class Chain:
     other: str = ""
     low: float = -np.inf
     high: float = np.inf
-
-    @property
-    def flat(self) -> bool:
-        """Whether an activation with flat parts follows."""
-        return self.low > -np.inf or self.high < np.inf
 
     def restore(self, tensor: Array) -> Array:
         """`end`, or `other`, with the axes of the layer's output."""

@@ -17,13 +17,10 @@ _RANGE = (0.5, 2.0)  # factors beyond these say that the channel is lost, not th
 
 def fit(train: Sequence[Sample], held: Sequence[Sample], weight: Reals, bias: Reals, *, intercept: bool = True) -> Fit:
     """a = clip(sd0 / sd1, 0.5, 2), W *= a, b = mean0 - a (mean1 - b) per output channel; made whatever the error."""
-    wanted = _moments(s.wanted if s.added is None else s.wanted - s.added for s in train)
-    made = _moments(predict(Sample(s.rows, s.wanted), weight, bias) for s in train)
+    wanted, made = _both(train, weight, bias)
     factor = np.clip(wanted[1] / np.maximum(made[1], 1e-12), *_RANGE)
     changed: Reals = weight * factor.reshape(len(weight), 1, -1)
-    moved: Reals = wanted[0] - factor * (made[0] - bias) if intercept else bias
-    limits = (-np.inf, np.inf)
-    return Fit(changed, moved, error(held, weight, bias, *limits), error(held, changed, moved, *limits))
+    return _judged(held, weight, bias, changed, wanted[0] - factor * (made[0] - bias) if intercept else bias)
 
 
 def fit_bias(
@@ -31,13 +28,21 @@ def fit_bias(
 ) -> Fit:
     """Only the means."""
     if not intercept:
-        before = error(held, weight, bias, -np.inf, np.inf)
-        return Fit(weight, bias, before, before)
-    wanted = _moments(s.wanted if s.added is None else s.wanted - s.added for s in train)[0]
-    made = _moments(predict(Sample(s.rows, s.wanted), weight, bias) for s in train)[0]
-    moved: Reals = bias + wanted - made
-    limits = (-np.inf, np.inf)
-    return Fit(weight, moved, error(held, weight, bias, *limits), error(held, weight, moved, *limits))
+        return _judged(held, weight, bias, weight, bias)
+    wanted, made = _both(train, weight, bias)
+    return _judged(held, weight, bias, weight, bias + wanted[0] - made[0])
+
+
+def _both(train: Sequence[Sample], weight: Reals, bias: Reals) -> tuple[tuple[Reals, Reals], tuple[Reals, Reals]]:
+    """Moments of what a layer should give, and of what it gives, without what else is added."""
+    wanted = _moments(s.wanted if s.added is None else s.wanted - s.added for s in train)
+    return wanted, _moments(predict(Sample(s.rows, s.wanted), weight, bias) for s in train)
+
+
+def _judged(held: Sequence[Sample], weight: Reals, bias: Reals, changed: Reals, moved: Reals) -> Fit:
+    """The change with the errors before and after it."""
+    before, after = (error(held, w, b, -np.inf, np.inf) for w, b in ((weight, bias), (changed, moved)))
+    return Fit(changed, moved, before, after)
 
 
 def _moments(values: Iterable[Array]) -> tuple[Reals, Reals]:

@@ -221,6 +221,11 @@ class Walk:
             self._store.release(array)
 
 
+def outputs(whole: Program, batches: Sequence[Feeds]) -> list[Feeds]:
+    """Results of a program per batch."""
+    return Walk(whole, batches).rest(whole, whole.outputs)
+
+
 class Store:
     """Keeps arrays in memory up to `cap` bytes, and in files of a temporary folder beyond."""
 

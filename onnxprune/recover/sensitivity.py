@@ -17,7 +17,7 @@ from onnxprune.cost import CostModel
 from onnxprune.cut import cut
 from onnxprune.graph import Array
 from onnxprune.recover.agreement import divergence
-from onnxprune.recover.program import Feeds, Program, Walk
+from onnxprune.recover.program import Feeds, Program, Walk, outputs
 from onnxprune.recover.program import program as take_apart
 from onnxprune.recover.statistics import Reader, refitted
 
@@ -79,11 +79,10 @@ def curves(
             lost[order[:count]] = True
             if start >= 0:
                 walk.advance(start)
-                outputs = walk.rest(_masked(program, readers, lost), program.outputs)
+                results = walk.rest(_masked(program, readers, lost), program.outputs)
             else:
-                whole = _cut(analysis, kept & ~lost)
-                outputs = Walk(whole, batches).rest(whole, whole.outputs)
-            damage[i] = divergence(original, outputs)
+                results = outputs(take_apart(cut(analysis, kept & ~lost)), batches)
+            damage[i] = divergence(original, results)
         found.append(Curve(g, order, gone, damage - damage[0]))
     walk.close()
     return found
@@ -109,10 +108,6 @@ def _masked(program: Program, readers: Sequence[Reader], lost: Mask) -> Program:
     for r in (r for r in readers if lost[r.inputs.classes].any() and not r.inputs.follows):
         changed.update(refitted(r, lost, program))
     return program.replaced(changed)
-
-
-def _cut(analysis: Analysis, kept: Mask) -> Program:
-    return take_apart(cut(analysis, kept))
 
 
 def greedy(kept: Mask, curves: Sequence[Curve], cost: CostModel, power: float = POWER) -> Reals:

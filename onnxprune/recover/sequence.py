@@ -66,8 +66,8 @@ def repair(
     """Repair the layers of a cut model, a program that is changed in place; the reference is of the whole model.
 
     kept: [classes + 1] bool, what the cut kept. method: "least-squares" or "moments". new_biases: whether layers
-    without a place for a bias may get one. Each node runs once on all batches. A repair that does not lower a layer's
-    error on the held-out batches is not made.
+    without a place for a bias may get one. Each node runs once on all batches. A least-squares repair that
+    does not lower a layer's error on the held-out batches is not made.
     """
     outs = {x.weight: kept[x.outputs] for x in analysis.layers if x.weight is not None}
     found, skipped = sites(program)
@@ -128,7 +128,7 @@ def _repair_layer(
     low, high = layer.chain.low, layer.chain.high
     name, told = method, (site.layer.node, site.layer.op)
     count = sum(s.rows.shape[1] for s in train)
-    single = layer.positions[0].sample.size == len(set(layer.positions[0].sample.tolist()))
+    single = layer.positions[0].sample.size == np.unique(layer.positions[0].sample).size
     if method == "least-squares" and count < _FEW * site.layer.unknowns:
         name = "bias"
     fits: Mapping[str, Repair] = {
@@ -167,21 +167,15 @@ class _View:
 
     def __init__(self, program: Program, site: Site, chain: Chain, chosen: Indices, new_biases: bool = True) -> None:
         self._program, self.site, self.chosen, self._new = program, site, chosen, new_biases
-        self._steps = [(_chosen(s.scale, chosen), _chosen(s.shift, chosen), s.sink) for s in chain.steps]
-        self._scale, self._shift = (np.broadcast_to(v, chosen.shape) for v in self._affine())
+        self._steps = [(_chosen(s.scale, chosen), s.sink) for s in chain.steps]
+        self._scale, self._shift = (np.broadcast_to(_chosen(v, chosen), chosen.shape) for v in chain.affine())
         layer = site.layer
         groups = layer.groups
         matrix = layer.matrix(site.read(program)).astype(np.float64)
         self.weight: Reals = matrix * self._scale.reshape(groups, 1, -1)
         self._own = self._own_bias()
         self.bias: Reals = self._scale * self._own_value() + self._shift
-        self.intercept = self._own is not None or any(s[2] for s in self._steps)
-
-    def _affine(self) -> tuple[Reals, Reals]:
-        scale, shift = np.ones(1), np.zeros(1)
-        for a, c, _ in self._steps:
-            scale, shift = scale * a, shift * a + c
-        return scale, shift
+        self.intercept = self._own is not None or any(sink for _, sink in self._steps)
 
     def _own_bias(self) -> str | None:
         """Initializer of the layer's own bias, "" where one can be added, None where the layer can have none."""
@@ -189,7 +183,7 @@ class _View:
         if layer.op == "MatMul":
             return None
         if not layer.bias:
-            return "" if self._new and layer.beta != 0 and not any(sink for *_, sink in self._steps) else None
+            return "" if self._new and layer.beta != 0 and not any(sink for _, sink in self._steps) else None
         array = program.weights[layer.bias]
         alone = len(program.readers[layer.bias]) == 1 and layer.beta != 0
         return layer.bias if array.size == layer.channels and alone else None
@@ -228,7 +222,7 @@ class _View:
 
     def _into_sink(self, change: Reals) -> None:
         after = np.ones(1)
-        for scale, _, sink in reversed(self._steps):
+        for scale, sink in reversed(self._steps):
             if sink:
                 old = self._program.weights[sink]
                 self._program.weights[sink] = (old + (change / after).reshape(old.shape)).astype(old.dtype)

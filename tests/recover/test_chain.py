@@ -61,7 +61,7 @@ def test_chain(body, end, other, limits, order):
     """Where the fit aims, what is added there, where the activation behind is flat, how the axes lie."""
     found = follow(body)[2]
     assert (found.end, found.other, (found.low, found.high), found.order) == (end, other, limits, order)
-    assert found.flat == (limits != (-np.inf, np.inf))
+    assert ((found.low, found.high) != (-np.inf, np.inf)) == (limits != (-np.inf, np.inf))
 
 
 @each(FOLLOWS, "body, end, other, limits, order")
@@ -82,7 +82,7 @@ def test_the_map_is_right(body, end, other, limits, order):
 def test_no_sums():
     """Without sums the chain ends before an Add, and the activation behind that does not count."""
     found = follow("a = Add(k, r)\n out = Relu(a)", sums=False)[2]
-    assert (found.end, found.other, found.flat) == ("k", "", False)
+    assert (found.end, found.other, found.low, found.high) == ("k", "", -np.inf, np.inf)
 
 
 SPREAD = {
@@ -99,7 +99,7 @@ def test_sums_that_spread(body):
     whole = program(analysis.model, analysis.shapes)
     site = next(s for s in sites(whole)[0] if s.layer.y == "k")
     found = chain(whole, site.layer, site.index)
-    assert (found.end, found.other, found.flat) == ("k", "", False)
+    assert (found.end, found.other, found.low, found.high) == ("k", "", -np.inf, np.inf)
 
 
 def test_results_end_a_chain():
@@ -107,7 +107,8 @@ def test_results_end_a_chain():
     analysis = analyse(HEAD.format("v, c", "out = Relu(k)").replace("=> (float[] out)", "=> (float[] k, float[] out)"))
     whole = program(analysis.model, analysis.shapes)
     site = next(s for s in sites(whole)[0] if s.layer.y == "k")
-    assert not chain(whole, site.layer, site.index).flat
+    found = chain(whole, site.layer, site.index)
+    assert (found.low, found.high) == (-np.inf, np.inf)
 
 
 # layer's inputs, what follows -> the initializers that a repair changes
