@@ -107,9 +107,10 @@ def compress(model: Source, options: CompressOptions) -> Result:
     options.check()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
-    protected(analysis, options.patterns)  # a wrong pattern is known before any work
-    study = _study(analysis, options, options.looks_at_inputs or options.inputs_wanted, clock)
-    choice, plan = _chosen(analysis, options, study, clock)
+    protect = protected(analysis, options.patterns)  # a wrong pattern is known before any work
+    wanted = options.looks_at_inputs or recovery.looks_at_inputs(options.recover, options.data is not None)
+    study = _study(analysis, options, wanted, clock)
+    choice, plan = _chosen(analysis, options, protect, study, clock)
     return _finish(
         analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice, study, options.recover
     )
@@ -121,7 +122,8 @@ def make_plan(model: Source, options: Options) -> Plan:
     options.check()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
-    return _chosen(analysis, options, _study(analysis, options, options.looks_at_inputs, clock), clock)[1]
+    protect = protected(analysis, options.patterns)
+    return _chosen(analysis, options, protect, _study(analysis, options, options.looks_at_inputs, clock), clock)[1]
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -170,7 +172,7 @@ def apply_plan(
         cleaned = export(analysis.model)
         kept = kept_classes(plan, analysis, files.digest(cleaned))
         original = CostModel(analysis, overhead(cleaned)).original
-    study = _study(analysis, options, options.inputs_wanted, clock)
+    study = _study(analysis, options, recovery.looks_at_inputs(recover, data is not None), clock)
     return _finish(analysis, kept, plan, clock, _name(model), seed, original, None, study, recover)
 
 
@@ -264,10 +266,12 @@ def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock) -> S
         return Study(analysis, inputs, options.seed, options.memory, options.time_budget)
 
 
-def _chosen(analysis: Analysis, options: Options, study: Study | None, clock: Clock) -> tuple[Allocation, Plan]:
+def _chosen(
+    analysis: Analysis, options: Options, protect: Mask, study: Study | None, clock: Clock
+) -> tuple[Allocation, Plan]:
     cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
-    cost, target = CostModel(analysis, overhead(cleaned)), options.target()
-    protect = protected(analysis, options.patterns)
+    cost, digest, target = CostModel(analysis, overhead(cleaned)), files.digest(cleaned), options.target()
+    del cleaned  # a copy of the model, which selection need not carry
 
     def decide(scores: recovery.Reals, per_group: bool, keep: float) -> Allocation:
         return allocate(
@@ -292,7 +296,7 @@ def _chosen(analysis: Analysis, options: Options, study: Study | None, clock: Cl
         else:
             choice = study.select(options.criterion, options.allocation, target.keep, cost, free, decide)
     with clock("plan"):
-        plan = write_down(analysis, choice.kept, files.digest(cleaned), options.settings(), _predicted(choice))
+        plan = write_down(analysis, choice.kept, digest, options.settings(), _predicted(choice))
     return choice, plan
 
 

@@ -312,9 +312,13 @@ def looks_at_inputs(method: str, given: bool) -> bool:
     return method not in WITHOUT_INPUTS or (given and method != "none")
 
 
-def check(method: str, allocation: str) -> None:
-    """Raise UsageError for unknown names."""
-    if method not in METHODS:
-        raise UsageError(f"--recover {method!r} is not known; choose one of: {', '.join(METHODS)}")
-    if allocation not in ALLOCATIONS:
-        raise UsageError(f"--allocate {allocation!r} is not known; choose one of: {', '.join(ALLOCATIONS)}")
+def check_method(name: str) -> None:
+    """Raise UsageError for an unknown repair."""
+    if name not in METHODS:
+        raise UsageError(f"--recover {name!r} is not known; choose one of: {', '.join(METHODS)}")
+
+
+def check_allocation(name: str) -> None:
+    """Raise UsageError for an unknown allocation."""
+    if name not in ALLOCATIONS:
+        raise UsageError(f"--allocate {name!r} is not known; choose one of: {', '.join(ALLOCATIONS)}")

@@ -88,7 +88,7 @@ class Options(Inputs):
             near = get_close_matches(self.criterion, criteria.NAMES, 1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise UsageError(f"--method {self.method!r} is not known{hint} Methods: {', '.join(criteria.NAMES)}")
-        recovery.check("auto", self.allocation)
+        recovery.check_allocation(self.allocation)
         self.check_inputs()
 
     @property
@@ -112,15 +112,10 @@ class CompressOptions(Options):
 
     recover: str = "auto"
 
-    @property
-    def inputs_wanted(self) -> bool:
-        """Whether recovery looks at calibration inputs."""
-        return recovery.looks_at_inputs(self.recover, self.data is not None)
-
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model."""
         Options.check(self)
-        recovery.check(self.recover, self.allocation)
+        recovery.check_method(self.recover)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +124,7 @@ class ReplayOptions(Inputs):
 
     recover: str = "none"
 
-    @property
-    def inputs_wanted(self) -> bool:
-        """Whether recovery looks at calibration inputs."""
-        return recovery.looks_at_inputs(self.recover, self.data is not None)
-
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model."""
-        recovery.check(self.recover, "global")
+        recovery.check_method(self.recover)
         self.check_inputs()
