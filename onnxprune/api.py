@@ -17,7 +17,7 @@ import onnx
 from onnxprune import criteria, difference, explanation, files, normalize, recovery
 from onnxprune.allocate import Allocation, Target, allocate
 from onnxprune.analysis import Analysis, Mask
-from onnxprune.calibration import Augment, calibration
+from onnxprune.calibration import calibration
 from onnxprune.cost import Cost, CostModel
 from onnxprune.couple import couple
 from onnxprune.cut import cut
@@ -134,46 +134,24 @@ def read_plan(path: str | Path) -> Plan:
         raise PlanError(f"{str(path)!r} is not a plan of `onnxprune plan`: {error}") from error
 
 
-def apply_plan(
-    model: Source,
-    plan: Plan | str | Path,
-    *,
-    recover: str = "none",
-    data: Any = None,
-    preprocess: str | None = None,
-    augment: Augment = "auto",
-    calibration_size: int = 512,
-    memory: float = 4e9,
-    time_budget: float = 600.0,
-    seed: int = 0,
-    input_shapes: Shapes | None = None,
-) -> Result:
+@taking(ReplayOptions)
+def apply_plan(model: Source, plan: Plan | str | Path, options: ReplayOptions) -> Result:
     """Replay a plan, or a plan file, on the original or the cleaned model: the same cut, byte for byte.
 
     recover: a repair after it, as in `compress`; the rest as there. Raises PlanError where the plan does not fit the
     model.
     """
-    options = ReplayOptions(
-        recover=recover,
-        data=data,
-        preprocess=preprocess,
-        augment=augment,
-        calibration_size=calibration_size,
-        memory=memory,
-        time_budget=time_budget,
-        seed=seed,
-        input_shapes=input_shapes,
-    )
     options.check()
     clock = Clock()
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
-    analysis = _analysed(model, input_shapes, clock)
+    analysis = _analysed(model, options.input_shapes, clock)
     with clock("plan"):
         cleaned = export(analysis.model)
         kept = kept_classes(plan, analysis, files.digest(cleaned))
         original = CostModel(analysis, overhead(cleaned)).original
-    study = _study(analysis, options, recovery.looks_at_inputs(recover, data is not None), clock)
-    return _finish(analysis, kept, plan, clock, _name(model), seed, original, None, study, recover)
+    wanted = recovery.looks_at_inputs(options.recover, options.data is not None)
+    study = _study(analysis, options, wanted, clock)
+    return _finish(analysis, kept, plan, clock, _name(model), options.seed, original, None, study, options.recover)
 
 
 def analyze(model: Source, *, input_shapes: Shapes | None = None) -> Analysis:

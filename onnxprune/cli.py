@@ -97,51 +97,26 @@ def plan(model: o.Source, given: o.Planning) -> None:
 
 
 @app.command(cls=_Guarded)
+@taking(o.Replay)
 def apply(
     model: o.Source,
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan of this model, as `plan` writes it.")],
-    *,
-    recover: o.Recover = "none",
-    data: o.DataFrom = None,
-    preprocess: o.Preprocess = None,
-    calibration_size: o.CalibrationSize = 512,
-    augment: o.Augment = "auto",
-    memory: o.Memory = "4GB",
-    time_budget: o.TimeBudget = "10m",
-    seed: o.Seed = 0,
-    input_shape: o.InputShape = None,
-    output: o.Out = None,
-    force: o.Force = False,
-    stamp: o.Stamp = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    given: o.Replay,
 ) -> None:
     """Replay a plan on the model it was made for, or on that model cleaned: the same cut, verified.
 
     Only the cut, unless --recover names a repair.
     """
-    with progress(quiet):
+    with progress(given.quiet):
         from onnxprune import api, files
 
-        out = output or _beside(model, ".pruned.onnx")
-        files.check_output(out, plan_file, force)
-        _check_outputs(model, out, None, force)
+        out = given.output or _beside(model, ".pruned.onnx")
+        files.check_output(out, plan_file, given.force)
+        _check_outputs(model, out, None, given.force)
         decided = api.read_plan(plan_file)
-        result = api.apply_plan(
-            model,
-            decided,
-            recover=recover,
-            data=data,
-            preprocess=preprocess,
-            calibration_size=calibration_size,
-            augment=o.mirroring(augment),
-            memory=o.size(memory),
-            time_budget=o.seconds(time_budget),
-            seed=seed,
-            input_shapes=o.shapes(input_shape),
-        )
-        _write(result, model, out, force=force, stamp=stamp)
-    _report(result, out, as_json, quiet)
+        result = api.apply_plan(model, decided, recover=given.recover, **given.inputs())
+        _write(result, model, out, force=given.force, stamp=given.stamp)
+    _report(result, out, given.as_json, given.quiet)
 
 
 @app.command(cls=_Guarded)

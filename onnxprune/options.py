@@ -76,8 +76,28 @@ Quiet = Annotated[bool, _result(None, "No progress, and no report of what was wr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """What to remove: the options of `compress` and `plan`."""
+class Inputs:
+    """The inputs that selection and recovery look at: options of every command that has one of the two."""
+
+    seed: Seed = 0
+    input_shape: InputShape = None
+    data: DataFrom = None
+    preprocess: Preprocess = None
+    calibration_size: CalibrationSize = 512
+    augment: Augment = "auto"
+    memory: Memory = "4GB"
+    time_budget: TimeBudget = "10m"
+
+    def inputs(self) -> dict[str, Any]:
+        """The same as keyword arguments of the library's functions."""
+        given = {name: getattr(self, name) for name in Inputs.__dataclass_fields__ if name != "input_shape"}
+        parsed = {"memory": size(self.memory), "time_budget": seconds(self.time_budget)}
+        return given | parsed | {"input_shapes": shapes(self.input_shape)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What to remove."""
 
     flops: Flops = None
     params: Params = None
@@ -89,25 +109,28 @@ class Selection:
     keep: Keep = None
     inexact: Inexact = False
     best_effort: BestEffort = False
-    seed: Seed = 0
-    input_shape: InputShape = None
-    data: DataFrom = None
-    preprocess: Preprocess = None
-    calibration_size: CalibrationSize = 512
-    augment: Augment = "auto"
-    memory: Memory = "4GB"
-    time_budget: TimeBudget = "10m"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Inputs, Choice):
+    """What to remove, and the inputs to look at: the options of `compress` and `plan`."""
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of the library's functions."""
-        given = {name: getattr(self, name) for name in Selection.__dataclass_fields__ if name != "input_shape"}
-        parsed: dict[str, Any] = {
-            "align": _align(self.align),
-            "keep": self.keep or (),
-            "input_shapes": shapes(self.input_shape),
-        }
-        parsed |= {"memory": size(self.memory), "time_budget": seconds(self.time_budget)}
-        return given | parsed
+        given = {name: getattr(self, name) for name in Choice.__dataclass_fields__}
+        return self.inputs() | given | {"align": _align(self.align), "keep": self.keep or ()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(Inputs):
+    """All options of `apply`."""
+
+    recover: Recover = "none"
+    output: Out = None
+    force: Force = False
+    stamp: Stamp = False
+    as_json: AsJson = False
+    quiet: Quiet = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,14 +162,6 @@ def _align(text: str) -> int | Literal["auto"]:
     if text.isascii() and text.isdigit():
         return int(text)
     raise UsageError(f"--align {text!r}: give `auto` or a number from 1 on")
-
-
-def mirroring(text: str) -> Literal["auto", "flip", "none"]:
-    """What `--augment` names. Raises UsageError."""
-    known: dict[str, Literal["auto", "flip", "none"]] = {"auto": "auto", "flip": "flip", "none": "none"}
-    if text not in known:
-        raise UsageError(f"--augment {text!r}: give one of {', '.join(known)}")
-    return known[text]
 
 
 def size(text: str) -> float:

@@ -28,7 +28,7 @@ from onnxprune.errors import (
 )
 from onnxprune.files import read_text
 from onnxprune.graph import FLOATS, Array
-from onnxprune.stored import split_weights, subgraphs, weights_bytes
+from onnxprune.stored import reads, split_weights, weights_bytes
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -150,7 +150,7 @@ def session(
         return _load(model, options)
     if weights is None:
         light, moved = split_weights(model, "weights")
-        read = _read_names(light)
+        read = {o.name for o in light.graph.output}.union(*(reads(n) for n in light.graph.node))
         weights = {t.name: numpy_helper.to_array(t) for t in moved if t.name in read}
         entries = {t.name: t for t in light.graph.initializer}
         for tensor in (t for t in moved if t.name not in read):  # onnxruntime drops what nobody reads, then misses it
@@ -163,17 +163,6 @@ def session(
     if values:
         options.add_external_initializers(list(weights), values)
     return _load(light.SerializeToString(), options)
-
-
-def _read_names(model: ModelProto) -> set[str]:
-    """Names that nodes read, in bodies too, and results of the graph."""
-    names = {o.name for o in model.graph.output}
-    bodies = [model.graph]
-    while bodies:
-        body = bodies.pop()
-        names |= {i for n in body.node for i in n.input} | {o.name for o in body.output}
-        bodies += [inner for n in body.node for inner in subgraphs(n)]
-    return names
 
 
 def _load(content: bytes, options: ort.SessionOptions) -> Session:

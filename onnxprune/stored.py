@@ -176,3 +176,13 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         if attr.type == AttributeProto.GRAPH:
             yield attr.g
         yield from attr.graphs
+
+
+def reads(node: NodeProto) -> set[str]:
+    """Tensors that a node reads, in its bodies too."""
+    names, bodies = {i for i in node.input if i}, list(subgraphs(node))
+    while bodies:
+        body = bodies.pop()
+        names |= {i for n in body.node for i in n.input if i} | {o.name for o in body.output}
+        bodies += [inner for n in body.node for inner in subgraphs(n)]
+    return names

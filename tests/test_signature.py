@@ -41,3 +41,15 @@ def test_wrong_options(wrong):
     """What no option is called, and an option without its name, is a TypeError."""
     with pytest.raises(TypeError):
         wrong()
+
+
+@taking(Options)
+def pair(model: str, plan: str, options: Options) -> str:
+    """Two things and their options."""
+    return f"{model} {plan} {options.depth}"
+
+
+def test_two_things_before_the_options():
+    """Each may come by place or by name."""
+    assert pair("m", "p", depth=1) == pair("m", plan="p", depth=1) == pair(plan="p", model="m", depth=1) == "m p 1"
+    assert str(inspect.signature(pair)) == "(model: str, plan: str, *, depth: int = 3, name: str = '') -> str"

@@ -11,20 +11,10 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from onnxprune import files, runtime
 from onnxprune.graph import Array, Model, constant, fresh_name, values
-from onnxprune.stored import copy_fields, subgraphs
+from onnxprune.stored import copy_fields, reads
 
 Feeds = Mapping[str, Array]
 _WORTH_A_FILE = 1 << 16  # bytes
-
-
-def reads(node: NodeProto) -> set[str]:
-    """Tensors that a node reads, in its bodies too."""
-    names, bodies = {i for i in node.input if i}, list(subgraphs(node))
-    while bodies:
-        body = bodies.pop()
-        names |= {i for n in body.node for i in n.input if i} | {o.name for o in body.output}
-        bodies += [inner for n in body.node for inner in subgraphs(n)]
-    return names
 
 
 @dataclass
