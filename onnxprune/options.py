@@ -122,25 +122,26 @@ class Selection(Inputs, Choice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replay(Inputs):
-    """All options of `apply`."""
+class Written:
+    """Where a result goes, and what is told of it."""
 
-    recover: Recover = "none"
     output: Out = None
     force: Force = False
-    stamp: Stamp = False
     as_json: AsJson = False
     quiet: Quiet = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planning(Selection):
+class Planning(Written, Selection):
     """All options of `plan`."""
 
-    output: Out = None
-    force: Force = False
-    as_json: AsJson = False
-    quiet: Quiet = False
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(Written, Inputs):
+    """All options of `apply`."""
+
+    recover: Recover = "none"
+    stamp: Stamp = False
 
 
 @dataclass(frozen=True, kw_only=True)

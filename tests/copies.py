@@ -15,6 +15,22 @@ RELU = """g (float[2,3,6,6] x) => (float[] y) <float[5,3,3,3] w, float[5] b, flo
     d = Relu(h)
     y = Conv(d, v)
 }"""
+HALVES = """g (float[2,3,6,6] x) => (float[] y, float[] z) <float[5,3,1,1] w, float[2,5,1,1] v, float[3,2,1,1] u,
+  int64[1] axis = {1}, int64[1] zero = {0}, int64[1] two = {2}, int64[1] four = {4}> {
+    h = Conv(x, w)
+    y = Conv(h, v)
+    a = Slice(h, zero, two, axis)
+    b = Slice(h, two, four, axis)
+    d = Add(a, b)
+    z = Conv(d, u)
+}"""
+INT8 = """g (float[2,3,6,6] x) => (float[] y, float[] z) <float[5,3,1,1] w, int8[2,5,1,1] v, float scale_v, float[2,5,1,1] u> {
+    h = Conv(x, w)
+    d = Relu(h)
+    q = DequantizeLinear(v, scale_v)
+    y = Conv(d, q)
+    z = Conv(d, u)
+}"""
 # name -> graph, then what the copy is: parameter -> factor of its rows, 1 for those that are not named
 EXACT = {
     "convolutions": (RELU, {"w": 2.5, "b": 2.5}),
@@ -167,6 +183,11 @@ EXACT = {
         {},
     ),
 }
+
+
+def arrays(model):
+    """Every parameter as float64."""
+    return {name: np.asarray(values(c), np.float64) for name, c in model.constants().items()}
 
 
 def imitate(analysis, copies, factors):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from typer.testing import CliRunner
+from commands import done, run
 
 import onnxprune
-from onnxprune import api, cli, criteria, files, options, recovery, settings
+from onnxprune import api, criteria, files, options, recovery, settings
 from onnxprune import plan as plans
 from onnxprune.errors import VerificationError
 
@@ -41,18 +41,6 @@ def folder(tmp_path, monkeypatch):
 def listing(folder):
     """Every file with its content."""
     return {p.name: p.read_bytes() for p in folder.iterdir()}
-
-
-def run(*args):
-    """A command through typer's runner."""
-    return CliRunner().invoke(cli.app, list(map(str, args)))
-
-
-def done(*args):
-    """A command that must succeed; its result."""
-    result = run(*args)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 # ---- what works ---------------------------------------------------------------------------------------------------

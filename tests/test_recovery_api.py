@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from commands import done, run
 from graphs import proto
 from onnx import numpy_helper
-from typer.testing import CliRunner
 
 import onnxprune
-from onnxprune import api, cli, criteria, recovery, runtime
+from onnxprune import api, criteria, recovery, runtime
 from onnxprune.errors import DataError, Exit, UsageError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -355,18 +355,6 @@ def folder(tmp_path, monkeypatch):
 def listing(folder):
     """Every file with its content."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
-
-
-def run(*args):
-    """A command through typer's runner."""
-    return CliRunner().invoke(cli.app, list(map(str, args)))
-
-
-def done(*args):
-    """A command that must succeed; its result."""
-    result = run(*args)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def test_plan_and_apply_are_the_cut(folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from copies import EXACT, RELU, copied, errors, imitate, outputs
+from copies import EXACT, HALVES, INT8, RELU, arrays, copied, errors, imitate, outputs
 from graphs import analyse, each
 
 from onnxprune import runtime
@@ -40,11 +40,6 @@ SHARED = """g (float[2,3,6,6] x) => (float[] y) <float[5,3,1,1] w, float[5] s, f
 CLUSTERS = np.array([0, 0, 1, 0, 1, 3], np.int32)  # {1, 2, 4} and {3, 5}
 KEPT = CLUSTERS == 0
 MEMBERS = ([0, 1, 3], [2, 4])
-
-
-def arrays(model):
-    """Every parameter as float64."""
-    return {name: np.asarray(values(c), np.float64) for name, c in model.constants().items()}
 
 
 def gain(filters, deviation):
@@ -192,16 +187,7 @@ def test_a_centre_that_batchnorm_silences():
 
 def test_classes_with_another_number_of_positions():
     """A cluster of a class with one channel around one with two is left out, on every axis, with a reason."""
-    text = """g (float[2,3,6,6] x) => (float[] y, float[] z) <float[5,3,1,1] w, float[2,5,1,1] v, float[3,2,1,1] u,
-      int64[1] axis = {1}, int64[1] zero = {0}, int64[1] two = {2}, int64[1] four = {4}> {
-        h = Conv(x, w)
-        y = Conv(h, v)
-        a = Slice(h, zero, two, axis)
-        b = Slice(h, two, four, axis)
-        d = Add(a, b)
-        z = Conv(d, u)
-    }"""
-    analysis = analyse(text)
+    analysis = analyse(HALVES)
     clusters = np.array([0, 0, 0, 1], np.int32)
     small = cut(analysis, clusters == 0)
     before = arrays(small)
@@ -212,14 +198,7 @@ def test_classes_with_another_number_of_positions():
 
 def test_quantised_parameters_are_left_alone():
     """A class with integers among its parameters is not folded anywhere: half a centroid is worse than none."""
-    text = """g (float[2,3,6,6] x) => (float[] y, float[] z) <float[5,3,1,1] w, int8[2,5,1,1] v, float scale_v, float[2,5,1,1] u> {
-        h = Conv(x, w)
-        d = Relu(h)
-        q = DequantizeLinear(v, scale_v)
-        y = Conv(d, q)
-        z = Conv(d, u)
-    }"""
-    analysis, kept, _ = copied(text, {})
+    analysis, kept, _ = copied(INT8, {})
     small = cut(analysis, kept)
     before = arrays(small)
     done = fold(analysis, kept, small)

@@ -5,22 +5,13 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from copies import EXACT, RELU, copied, errors, imitate, outputs
+from copies import EXACT, HALVES, INT8, RELU, arrays, copied, errors, imitate, outputs
 from graphs import analyse, each
 
 from onnxprune.cut import cut
 from onnxprune.graph import values
 from onnxprune.recover.merge import QUANTISED, Repair, matched, merge, nearest, similarities
 
-HALVES = """g (float[2,3,6,6] x) => (float[] y, float[] z) <float[5,3,1,1] w, float[2,5,1,1] v, float[3,2,1,1] u,
-  int64[1] axis = {1}, int64[1] zero = {0}, int64[1] two = {2}, int64[1] four = {4}> {
-    h = Conv(x, w)
-    y = Conv(h, v)
-    a = Slice(h, zero, two, axis)
-    b = Slice(h, two, four, axis)
-    d = Add(a, b)
-    z = Conv(d, u)
-}"""
 DEPTHWISE = """g (float[1,3,6,6] x) => (float[] y) <float[4,3,1,1] w, float[4] b, float[4] s, float[4] o, float[4] m, float[4] var,
   float[4,1,3,3] k, float[4] c, float[2,4,1,1] v> {
     h = Conv(x, w, b)
@@ -29,13 +20,6 @@ DEPTHWISE = """g (float[1,3,6,6] x) => (float[] y) <float[4,3,1,1] w, float[4] b
     e = Conv <group = 4> (r, k, c)
     d = Relu(e)
     y = Conv(d, v)
-}"""
-INT8 = """g (float[2,3,6,6] x) => (float[] y, float[] z) <float[5,3,1,1] w, int8[2,5,1,1] v, float scale_v, float[2,5,1,1] u> {
-    h = Conv(x, w)
-    d = Relu(h)
-    q = DequantizeLinear(v, scale_v)
-    y = Conv(d, q)
-    z = Conv(d, u)
 }"""
 ATTENTION = """g (float[1,5,3] x) => (float[] y) <float[3,4] q, float[3,4] k, float[3,4] v, float[4,2] o> {
     a = MatMul(x, q)
@@ -47,11 +31,6 @@ ATTENTION = """g (float[1,5,3] x) => (float[] y) <float[3,4] q, float[3,4] k, fl
     h = MatMul(p, c)
     y = MatMul(h, o)
 }"""
-
-
-def arrays(model):
-    """Every parameter as float64."""
-    return {name: np.asarray(values(c), np.float64) for name, c in model.constants().items()}
 
 
 def chosen(analysis, pairs):
