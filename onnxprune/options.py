@@ -14,7 +14,7 @@ from onnxprune.errors import UsageError
 
 # Named here: --help loads no criteria and no repairs.
 METHODS = ("activation", "bn_scale", "geometric_median", "group_norm", "l1", "l2", "obs", "random")
-REPAIRS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares")
+REPAIRS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares", "joint")
 ALLOCATIONS = ("uniform", "global", "greedy", "search")
 
 
@@ -48,7 +48,7 @@ Align = Annotated[str, _choice("N", "Widths stay multiples of N; auto: of 8, or 
 Keep = Annotated[list[str] | None, _choice("PATTERN", "Leave alone the layers whose node or parameter matches.")]
 Inexact = Annotated[bool, _choice(None, "Also remove what LayerNorm and the like renormalise.", "--inexact")]
 BestEffort = Annotated[bool, _choice(None, "If the target is out of reach, take the nearest value.", "--best-effort")]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of the method random and of the check's inputs.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of everything that is random.")]
 InputShape = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME:1,3,224,224", help="Sizes of an input where the model has symbolic ones."),
@@ -65,7 +65,9 @@ Recover = Annotated[str, _given("NAME", f"Repair after the cut, without training
 CalibrationSize = Annotated[int, _given("N", "How many calibration inputs are used.")]
 Augment = Annotated[str, _given("HOW", "Mirrored copies of images for the fits: auto, flip, none.")]
 Memory = Annotated[str, _given("SIZE", "Memory for activations, e.g. 4GB; beyond it, temporary files.")]
-TimeBudget = Annotated[str, _given("TIME", "What selection and recovery may take, e.g. 90s, 10m, 1h: work is thinned.")]
+TimeBudget = Annotated[
+    str, _given("TIME", "What selection and recovery should take, e.g. 90s, 10m, 1h: work is planned to fit.")
+]
 
 Out = Annotated[Path | None, _result("FILE", "The file to write.", "--output", "-o")]
 Force = Annotated[bool, _result(None, "Replace an existing file.", "--force")]

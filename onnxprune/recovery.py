@@ -30,12 +30,14 @@ from onnxprune.recover.sequence import LayerRecovery, Repaired, repair
 from onnxprune.recover.statistics import Reader, readers
 
 Reals = NDArray[np.float64]
-METHODS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares")
+METHODS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares", "joint")
+DEFAULT = "joint"  # of "auto", and of the rounds of selection
 WITHOUT_INPUTS = frozenset({"none", "absorb", "merge", "fold"})
 ALLOCATIONS = ("uniform", "global", "greedy", "search")
 BY_TABLE = frozenset({"greedy", "search"})
 _INPUTS = 96  # inputs on which candidates are compared
 _FEWEST = 16
+_TOGETHER = 0.2  # share of the time that refits of several layers may take
 _CHANCE = 2.0  # standard errors above the share of the most frequent answer, below which agreement is called chance
 _LOG = logging.getLogger("onnxprune")
 Allocate = Callable[[Reals, bool, float], Allocation]
@@ -181,7 +183,7 @@ class Study:
                 return self._best(choices)
             kept = choices[0].kept
             gone = np.flatnonzero(~kept)
-            narrow = self.repaired(kept, "least-squares").program
+            narrow = self.repaired(kept, DEFAULT).program
         raise AssertionError("there is at least one round")
 
     def _best(self, choices: Sequence[Allocation]) -> Allocation:
@@ -192,7 +194,7 @@ class Study:
         found = []
         for number, choice in enumerate(different, 1):
             _LOG.info("candidate %d of %d", number, len(different))
-            outputs = self.repaired(choice.kept, "least-squares").outputs
+            outputs = self.repaired(choice.kept, DEFAULT).outputs
             found.append(divergence(self.reference.outputs, outputs))
         self.notes.append(f"best of {len(different)} candidates: divergence {min(found):.3g}, worst {max(found):.3g}")
         return different[int(np.argmin(found))]
@@ -228,7 +230,19 @@ class Study:
         """Refit the layers of a cut model, which is not changed; `method` as in `sequence.repair`."""
         narrow = program(cut(self.analysis, kept) if smaller is None else smaller)
         wanted = self._look(sums=False) if method == "moments" else self.reference  # these match layers, not sums
-        return repair(self.analysis, kept, narrow, wanted, method=method, store=self.store, new_biases=new_biases)
+        done = repair(
+            self.analysis,
+            kept,
+            narrow,
+            wanted,
+            method=method,
+            store=self.store,
+            new_biases=new_biases,
+            memory=self.memory,
+            work=_TOGETHER * self.seconds * RATE,
+        )
+        self.notes += [n for n in done.notes if n not in self.notes]
+        return done
 
     def outputs(self, network: Program) -> list[Feeds]:
         """Outputs of a network on the held inputs (on all, where there is only one batch)."""
@@ -254,7 +268,7 @@ def recover(
     if study is None:
         layers = weights.repair(method, analysis, kept, smaller, [])
         return Recovery(method, None, tuple(layers), None, None, "repaired")
-    method = "least-squares" if method == "auto" else method
+    method = DEFAULT if method == "auto" else method
     plain = study.outputs(program(smaller))
     if method in weights.METHODS:
         copy = smaller.copy()

@@ -24,7 +24,7 @@ LAYERS = (
     ("analysis", "check"),
     ("files",),
     ("runtime",),
-    ("data", "shapes"),
+    ("data", "parallel", "shapes"),
     ("normalize",),
     ("trace",),
     ("rules",),

@@ -70,10 +70,10 @@ def accuracy(model):
 
 
 def test_the_default_with_data_restores_the_accuracy():
-    """obs, greedy and least squares: nearly the original's answers at half of the FLOPs, where the cut is near chance."""
+    """obs, greedy and joint refits: nearly the original's answers at half of the FLOPs, where the cut is near chance."""
     result, original = repaired(allocate=None), accuracy(onnx.load(MODEL))
     found = result.report.recovery
-    assert (found.method, found.shipped) == ("least-squares", "repaired")
+    assert (found.method, found.shipped) == ("joint", "repaired")
     assert (result.plan.settings["method"], result.plan.settings["allocate"]) == ("obs", "greedy")
     assert found.after.divergence < 0.1 * found.before.divergence
     assert accuracy(bare(allocate=None).model) < 0.5
@@ -158,7 +158,7 @@ def test_no_repair_ships_what_agrees_less(name, method):
     better = found.after.divergence <= found.before.divergence
     assert found.shipped == ("repaired" if better else "cut")
     assert (data(result.model) == data(bare(name).model)) == (not better)
-    assert found.method == ("least-squares" if method == "auto" else method)
+    assert found.method == ("joint" if method == "auto" else method)
 
 
 @pytest.mark.parametrize("method", sorted(recovery.WITHOUT_INPUTS - {"none"}))
@@ -374,7 +374,7 @@ def test_compress_with_data_is_the_library_s(folder):
     fewer = ("--allocate", "global", "--calibration-size", "192")
     told = done("compress", "m.onnx", *HALF, "--data", "calib.npz", *fewer).stdout
     assert Path("m.pruned.onnx").read_bytes() == data(repaired().model)
-    assert "Recovered by least-squares on 192 inputs of" in " ".join(told.split())
+    assert "Recovered by joint refits on 192 inputs of" in " ".join(told.split())
     assert "same top-1 answer" in told
     assert "SYNTHETIC" not in told
     assert max(map(len, told.splitlines())) <= 80

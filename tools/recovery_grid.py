@@ -54,6 +54,10 @@ WITH_DATA: dict[str, dict[str, Any]] = {
     "least squares: activation, global": {"method": "activation", "allocate": "global"} | LEAST_SQUARES,
     "least squares: obs, global": {"method": "obs", "allocate": "global"} | LEAST_SQUARES,
     "least squares: activation, greedy": {"method": "activation", "allocate": "greedy"} | LEAST_SQUARES,
+    "least squares: obs, greedy": {"method": "obs", "allocate": "greedy"} | LEAST_SQUARES,
+    "joint: random, uniform": {"method": "random"} | UNIFORM,
+    "joint: l2, uniform": {"method": "l2"} | UNIFORM,
+    "joint: obs, global": {"method": "obs", "allocate": "global"},
     DEFAULT: {},
 }
 NO_COPIES: dict[str, dict[str, Any]] = {f"{DEFAULT}, no mirrored copies": {"augment": "none"}}
@@ -172,7 +176,7 @@ def speed_rows(zoo: Path | None, repeats: int) -> Iterator[Row]:
 
 
 def _timed(name: str, allocation: str, images: Iterable[int], repeats: int) -> Iterator[Row]:
-    options = {"method": "activation", "allocate": allocation, "recover": "least-squares"}
+    options = {"allocate": allocation}
     for n in images:
         for repeat in range(repeats):
             yield Row("speed", name, allocation, 0.5, images=n, repeat=repeat, options=options)

@@ -63,7 +63,7 @@ def chain(program: Program, layer: Linear, index: int, *, sums: bool = True) -> 
     An Add's other operand counts only where it is made before the layer runs: else its error is not known yet.
     """
     name, steps, order = layer.y, list[Step](), tuple[int, ...]()
-    while (node := _only_reader(program, name)) is not None:
+    while (node := only_reader(program, name)) is not None:
         step = _step(program, node, name, layer, order)
         if step is not None:
             steps.append(step)
@@ -73,7 +73,7 @@ def chain(program: Program, layer: Linear, index: int, *, sums: bool = True) -> 
             break
         name = node.output[0]
     end, other = name, ""
-    node = _only_reader(program, name)
+    node = only_reader(program, name)
     if node is not None and node.op_type == "Add":
         if not sums:
             return Chain(end, tuple(steps), order)
@@ -81,11 +81,11 @@ def chain(program: Program, layer: Linear, index: int, *, sums: bool = True) -> 
         if found is None:  # the activation behind it acts on a sum that is not known yet
             return Chain(end, tuple(steps), order)
         end, other = node.output[0], found
-    low, high = _flat(program, _only_reader(program, end))
+    low, high = _flat(program, only_reader(program, end))
     return Chain(end, tuple(steps), order, other, low, high)
 
 
-def _only_reader(program: Program, name: str) -> NodeProto | None:
+def only_reader(program: Program, name: str) -> NodeProto | None:
     readers = program.readers.get(name, [])
     return program.nodes[readers[0]] if len(readers) == 1 and name not in program.outputs else None
 

@@ -6,14 +6,16 @@ the iteration of Zhang et al. (2015) for the activation that follows, with a one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from onnxprune.graph import Array
+from onnxprune.parallel import each
 
 Reals = NDArray[np.float64]
 RIDGE = 1e-3  # share of the mean diagonal of the Gram matrix; flat from 1e-5 to 1e-2
@@ -47,17 +49,42 @@ def predict(sample: Sample, weight: Reals, bias: Reals) -> Array:
     return flat if sample.added is None else flat + sample.added
 
 
-def error(samples: Iterable[Sample], weight: Reals, bias: Reals, low: float, high: float) -> float:
+def error(samples: Sequence[Sample], weight: Reals, bias: Reals, low: float, high: float) -> float:
     """Squared error behind the activation, as a share of the variance wanted."""
-    wrong, first, second, count = 0.0, 0.0, 0.0, 0
-    for s in samples:
-        target = np.clip(s.wanted, low, high)
-        wrong += float(np.square(np.clip(predict(s, weight, bias), low, high) - target).sum(dtype=np.float64))
-        first = first + target.sum(0, dtype=np.float64)
-        second += float(np.square(target).sum(dtype=np.float64))
-        count += len(target)
-    variance = second - float(np.square(first).sum()) / max(count, 1)
-    return wrong / max(variance, 1e-12)
+
+    def sums(s: Sample) -> Sums:
+        return Sums.of(np.clip(predict(s, weight, bias), low, high), np.clip(s.wanted, low, high))
+
+    return sum(each(sums, samples), Sums()).share
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Of squared errors, of what is wanted per channel, of its squares, and the number of positions."""
+
+    wrong: float = 0.0
+    first: Reals | float = 0.0
+    second: float = 0.0
+    count: int = 0
+
+    @staticmethod
+    def of(made: Array, wanted: Array, channels: int = -1) -> Sums:
+        """Of one array; channels: their axis."""
+        others = tuple(a for a in range(wanted.ndim) if a != channels % wanted.ndim)
+        wrong, second = (float(np.square(a).sum(dtype=np.float64)) for a in (made - wanted, wanted))
+        first: Reals = wanted.sum(others, dtype=np.float64)
+        return Sums(wrong, first, second, wanted.size // max(first.size, 1))
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.wrong + other.wrong, self.first + other.first, self.second + other.second, self.count + other.count
+        )
+
+    @property
+    def share(self) -> float:
+        """The squared error as a share of the variance wanted."""
+        variance = self.second - float(np.square(self.first).sum()) / max(self.count, 1)
+        return self.wrong / max(variance, 1e-12)
 
 
 def fit(
@@ -88,14 +115,19 @@ def fit(
 
 
 def _candidates(system: _System, train: Sequence[Sample], low: float, high: float) -> Iterable[tuple[Reals, Reals]]:
-    found = system.solve(s.wanted for s in train)
+    found = system.solve(lambda s: s.wanted)
     yield found
     if low == -np.inf and high == np.inf:
         return
     size = sum(s.rows.size for s in train) * found[0].shape[2] * 2
     for _ in range(int(np.clip(_WORK // max(size, 1), 1, _ROUNDS))):
-        found = system.solve(_one_sided(s, predict(s, *found), low, high) for s in train)
+        found = system.solve(partial(_relaxed, found=found, low=low, high=high))
     yield found
+
+
+def _relaxed(sample: Sample, *, found: tuple[Reals, Reals], low: float, high: float) -> Array:
+    """What the fit `found` should have given: see `_one_sided`."""
+    return _one_sided(sample, predict(sample, *found), low, high)
 
 
 def _one_sided(sample: Sample, made: Array, low: float, high: float) -> Array:
@@ -111,8 +143,8 @@ class _System:
     def __init__(self, train: Sequence[Sample], weight: Reals, bias: Reals, ridge: float, intercept: bool) -> None:
         self._train, self._weight, self._bias, self._intercept = train, weight, bias, intercept
         self._count = sum(s.rows.shape[1] for s in train)
-        gram = sum(_product(s.rows, s.rows) for s in train) / self._count
-        self._mean = sum(s.rows.sum(1, dtype=np.float64) for s in train) / self._count  # [g, d]
+        gram = sum(each(lambda s: _product(s.rows, s.rows), train)) / self._count
+        self._mean = sum(each(lambda s: s.rows.sum(1, dtype=np.float64), train)) / self._count  # [g, d]
         if intercept:
             gram -= self._mean[:, :, None] * self._mean[:, None, :]
         self._gram = gram
@@ -120,15 +152,18 @@ class _System:
         add = ridge * diagonal.mean(1) + 1e-10
         self._factors = [cho_factor(h + a * np.eye(len(h)), overwrite_a=True) for h, a in zip(gram, add, strict=True)]
 
-    def solve(self, targets: Iterable[Array]) -> tuple[Reals, Reals]:
-        """Weight and bias for these values of all samples, [n, out] each."""
+    def solve(self, target: Callable[[Sample], Array]) -> tuple[Reals, Reals]:
+        """Weight and bias for these values, [n, out] of every sample."""
         g, _, m = self._weight.shape
-        cross, total = np.zeros(self._weight.shape), np.zeros(g * m)
-        for s, target in zip(self._train, targets, strict=True):
-            y = target if s.added is None else target - s.added
+
+        def parts(s: Sample) -> tuple[Reals, Reals]:
+            y = target(s)
+            y = y if s.added is None else y - s.added
             y = y if self._intercept else y - self._bias.astype(np.float32)
-            total += y.sum(0, dtype=np.float64)
-            cross += _product(s.rows, np.ascontiguousarray(y.reshape(-1, g, m).transpose(1, 0, 2)))
+            own = np.ascontiguousarray(y.reshape(-1, g, m).transpose(1, 0, 2))
+            return _product(s.rows, own), y.sum(0, dtype=np.float64)
+
+        cross, total = map(sum, zip(*each(parts, self._train), strict=True))
         cross /= self._count
         mean = total / self._count
         if self._intercept:

@@ -147,7 +147,7 @@ class Linear:
         if not self.output_shape and not self.auto_pad.startswith("SAME"):
             return list(self.pads)  # none with VALID
         if self.op == "Conv":
-            axes = zip(size, self.strides, self._reach, strict=True)
+            axes = zip(size, self.strides, self.reach, strict=True)
             total = [max(0, (-(-d // s) - 1) * s + r - d) for d, s, r in axes]
         else:
             wanted = self.output_shape or [d * s for d, s in zip(size, self.strides, strict=True)]
@@ -158,27 +158,28 @@ class Linear:
         return large + small if in_front else small + large
 
     @cached_property
-    def _reach(self) -> list[int]:
+    def reach(self) -> list[int]:
         """Extent of the dilated kernel."""
         return [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
 
     def _full(self, size: Sequence[int]) -> list[int]:
         """Spatial size of a ConvTranspose's output before its pads are cut off."""
-        axes = zip(size, self.strides, self._reach, self.output_padding, strict=True)
+        axes = zip(size, self.strides, self.reach, self.output_padding, strict=True)
         return [(d - 1) * s + r + extra for d, s, r, extra in axes]
 
-    def _grid(self, size: Sequence[int], pads: Sequence[int]) -> tuple[int, ...]:
-        """Spatial size of the output."""
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of the output for an input of this one."""
+        pads = self.padding(size)
         around = [begin + end for begin, end in zip(pads[: len(size)], pads[len(size) :], strict=True)]
         if self.op == "Conv":
-            axes = zip(size, around, self._reach, self.strides, strict=True)
+            axes = zip(size, around, self.reach, self.strides, strict=True)
             return tuple((d + p - r) // s + 1 for d, p, r, s in axes)
         return self.output_shape or tuple(full - p for full, p in zip(self._full(size), around, strict=True))
 
     def _index(self, place: Indices, size: Sequence[int]) -> Indices:
         """What each tap of these places reads: flat index over the spatial axes, [n, taps]; negative for a zero."""
         pads = self.padding(size)
-        grid = self._grid(size, pads)
+        grid = self.grid(size)
         if len(place) > prod(grid):  # places recur
             return self._index(np.arange(prod(grid)), size).take(place, axis=0)
         flat: Indices = np.zeros((len(place), 1), np.int64)

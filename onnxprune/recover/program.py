@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -158,13 +159,16 @@ def run_through(
 class Walk:
     """Runs a program over batches from its first node to its last, each node once; see `advance`.
 
-    Holds, for every batch, those tensors only that nodes ahead still read and the results of the model.
+    Holds, for every batch, those tensors only that nodes ahead still read, the results of the model, and `pinned` ones
+    until `unpin`.
     """
 
-    def __init__(self, program: Program, batches: Sequence[Feeds], store: Store | None = None) -> None:
+    def __init__(
+        self, program: Program, batches: Sequence[Feeds], store: Store | None = None, pinned: Iterable[str] = ()
+    ) -> None:
         self.program, self.position = program, 0
-        self._store = store or Store()
-        live = {n for n in program.inputs if program.last_reader(n) >= 0}
+        self._store, self._pinned = store or Store(), Counter(pinned)
+        live = {n for n in program.inputs if self._is_needed(n, 0)}
         self._live: list[dict[str, Array]] = [{n: b[n] for n in live} for b in batches]
 
     def tensor(self, batch: int, name: str) -> Array:
@@ -177,16 +181,35 @@ class Walk:
             return
         program = self.program
         made = [o for n in program.nodes[self.position : stop] for o in n.output if o and o not in program.constant]
-        wanted = [o for o in made if program.last_reader(o) >= stop]
+        wanted = [o for o in made if self._is_needed(o, stop)]
         session = None
         if wanted:
             session = runtime.session(program.piece(self.position, stop, self._live[0], wanted), optimize=True)
         for held in self._live:
             results = session.run({n: held[n] for n in session.inputs}, wanted) if session is not None else {}
-            for name in [n for n in held if program.last_reader(n) < stop]:
+            for name in [n for n in held if not self._is_needed(n, stop)]:
                 self._release(name, held.pop(name))
             held.update({n: self._store.keep(a) for n, a in results.items()})
         self.position = stop
+
+    def again(self, start: int, name: str) -> None:
+        """Compute a tensor anew by the nodes from `start` on, whose weights have changed; what they read is held."""
+        session = runtime.session(self.program.piece(start, self.position, self._live[0], [name]), optimize=True)
+        for held in self._live:
+            results = session.run({n: held[n] for n in session.inputs}, [name])
+            self._release(name, held.pop(name))
+            held[name] = self._store.keep(results[name])
+
+    def unpin(self, name: str) -> None:
+        """Take back one pin; let go of the tensor if nobody needs it."""
+        self._pinned[name] -= 1
+        if not self._is_needed(name, self.position):
+            for held in self._live:
+                if name in held:
+                    self._release(name, held.pop(name))
+
+    def _is_needed(self, name: str, stop: int) -> bool:
+        return self._pinned[name] > 0 or self.program.last_reader(name) >= stop
 
     def rest(self, program: Program, wanted: Sequence[str]) -> list[Feeds]:
         """Results per batch of another program that equals this one up to the position."""
@@ -217,24 +240,27 @@ def outputs(whole: Program, batches: Sequence[Feeds]) -> list[Feeds]:
 
 
 class Store:
-    """Keeps arrays in memory up to `cap` bytes, and in files of a temporary folder beyond."""
+    """Keeps arrays in memory up to `cap` bytes, and in files of a temporary folder beyond.
+
+    held, peak: bytes in memory now, and at most so far.
+    """
 
     def __init__(self, cap: float = float("inf")) -> None:
-        self._cap, self._held = cap, 0
+        self._cap, self.held = cap, 0
         self.peak = 0
 
     def keep(self, array: Array) -> Array:
         """The array, or a copy of it in a file."""
-        if self._held + array.nbytes > self._cap and array.nbytes >= _WORTH_A_FILE:
+        if self.held + array.nbytes > self._cap and array.nbytes >= _WORTH_A_FILE:
             return files.mapped_copy(array)
-        self._held += array.nbytes
-        self.peak = max(self.peak, self._held)
+        self.held += array.nbytes
+        self.peak = max(self.peak, self.held)
         return array
 
     def release(self, array: Array) -> None:
         """Forget an array that `keep` gave."""
         if not isinstance(array, np.memmap):
-            self._held -= array.nbytes
+            self.held -= array.nbytes
 
 
 def write_back(program: Program, model: Model) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,17 +14,20 @@ from numpy.linalg import LinAlgError
 
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.graph import Array
+from onnxprune.parallel import each
 from onnxprune.recover import least_squares, moments
-from onnxprune.recover.chain import Chain
+from onnxprune.recover.joint import Joint
 from onnxprune.recover.layers import Site, sites
-from onnxprune.recover.least_squares import Fit, Reals, Sample
+from onnxprune.recover.least_squares import Fit, Sample
 from onnxprune.recover.program import Program, Store, Walk
 from onnxprune.recover.reference import Layer, Reference
+from onnxprune.recover.together import Together
+from onnxprune.recover.view import Indices, View
+from onnxprune.recover.windows import affordable, windows
 
 _LOG = logging.getLogger("onnxprune")
 _EXACT = 1e-9  # error below which there is nothing to repair
 _FEW = 2  # positions per unknown below which only the bias is fitted
-Indices = Array
 Repair = Callable[..., Fit]
 
 
@@ -45,11 +48,13 @@ class LayerRecovery:
 
 @dataclass(frozen=True)
 class Repaired:
-    """A program whose layers were refitted, what became of each layer, and the network's outputs per batch."""
+    """A program whose layers were refitted, what became of each layer, the network's outputs per batch, and
+    what was left out."""
 
     program: Program
     layers: tuple[LayerRecovery, ...]
     outputs: list[dict[str, Array]]
+    notes: tuple[str, ...] = ()
 
 
 def repair(
@@ -62,37 +67,54 @@ def repair(
     ridge: float = least_squares.RIDGE,
     store: Store | None = None,
     new_biases: bool = True,
+    memory: float = 4e9,
+    work: float = float("inf"),
 ) -> Repaired:
     """Repair the layers of a cut model, a program that is changed in place; the reference is of the whole model.
 
-    kept: [classes + 1] bool, what the cut kept. method: "least-squares" or "moments". new_biases: whether layers
-    without a place for a bias may get one. Each node runs once on all batches. A least-squares repair that
-    does not lower a layer's error on the held-out batches is not made.
+    kept: [classes + 1] bool, what the cut kept. method: "moments", "least-squares", or "joint", which is least squares
+    and then, at the end of each window of convolutions, a refit of all of its layers. new_biases: whether layers
+    without a place for a bias may get one. memory, work: bytes and multiply-adds that "joint" may take. Each node runs
+    once on all batches ("joint": twice). A repair that does not lower a layer's error on the held-out batches is not
+    made ("moments" is).
     """
-    outs = {x.weight: kept[x.outputs] for x in analysis.layers if x.weight is not None}
-    found, skipped = sites(program)
-    walk, done = Walk(program, reference.batches, store), list[LayerRecovery]()
-    damaged, progress = _damaged(program, analysis, kept), _Progress(len(found))
-    for site in found:
-        progress.step()
-        if not damaged.intersection(program.reads[site.index]):
-            continue
-        walk.advance(site.index)
-        layer = reference.layers.get(site.layer.y)
-        if layer is None or site.weight not in outs:
+    outs = {x.weight: np.flatnonzero(kept[x.outputs]) for x in analysis.layers if x.weight is not None}
+    candidates, skipped = sites(program)
+    damaged, known = _damaged(program, analysis, kept), list[Site]()
+    for site in candidates:
+        if site.layer.y in reference.layers and site.weight in outs:
+            known.append(site)
+        else:
             skipped[site.layer.node] = "its place in the original is not known"
-            continue
-        view = _View(program, site, layer.chain, np.flatnonzero(outs[site.weight]), new_biases)
-        done.append(_repair_layer(view, walk, reference, layer, method, ridge))
+    todo = [s for s in known if damaged.intersection(program.reads[s.index])]
+    found = windows(program, known, reference, memory / 8) if method == "joint" else {}
+    found = {s.index: found[s.index] for s in todo if s.index in found}
+    groups = affordable(found, work)
+    walk = Walk(program, reference.batches, store, [w.start for w in groups.values()])
+    view = partial(View, program, new_biases=new_biases)
+    together = Together(reference, walk, groups, store)
+    done, progress = list[LayerRecovery](), _Progress(len(todo))
+    for site in todo:
+        progress.step()
+        walk.advance(site.index)
+        layer = reference.layers[site.layer.y]
+        record = _repair_layer(view(site, layer.chain, outs[site.weight]), walk, reference, layer, method, ridge)
+        if site.index in groups:
+            group = groups[site.index]
+            views = [view(s, x.chain, outs[s.weight]) for s, x in zip(group.sites, group.layers, strict=True)]
+            record = _joined(record, together.refit(group, views), len(views))
+        done.append(record)
     walk.advance(len(program.nodes))
     outputs = [{n: walk.tensor(b, n) for n in program.outputs} for b in range(len(reference.batches))]
     walk.close()
+    together.close()
     ops = {n.name or n.output[0]: n.op_type for n in program.nodes}
     touched = {n.name or n.output[0] for i, n in enumerate(program.nodes) if damaged.intersection(program.reads[i])}
     done += [
         LayerRecovery(node, ops[node], None, None, "none", why) for node, why in skipped.items() if node in touched
     ]
-    return Repaired(program, tuple(done), outputs)
+    notes = ("to keep to the time, layers are refitted one at a time",) if found and not groups else ()
+    return Repaired(program, tuple(done), outputs, notes)
 
 
 def _damaged(program: Program, analysis: Analysis, kept: Mask) -> set[str]:
@@ -119,17 +141,17 @@ class _Progress:
 
 
 def _repair_layer(
-    view: _View, walk: Walk, reference: Reference, layer: Layer, method: str, ridge: float
+    view: View, walk: Walk, reference: Reference, layer: Layer, method: str, ridge: float
 ) -> LayerRecovery:
     site = view.site
-    samples = [_sample(walk, b, site, layer, view.chosen) for b in range(len(reference.batches))]
+    samples = each(lambda b: _sample(walk, b, site, layer, view.chosen), range(len(reference.batches)))
     train = samples[: reference.train]
     held = samples[reference.train :] or train
     low, high = layer.chain.low, layer.chain.high
-    name, told = method, (site.layer.node, site.layer.op)
+    name, told = "moments" if method == "moments" else "least-squares", (site.layer.node, site.layer.op)
     count = sum(s.rows.shape[1] for s in train)
     single = layer.positions[0].sample.size == np.unique(layer.positions[0].sample).size
-    if method == "least-squares" and count < _FEW * site.layer.unknowns:
+    if name == "least-squares" and count < _FEW * site.layer.unknowns:
         name = "bias"
     fits: Mapping[str, Repair] = {
         "least-squares": partial(
@@ -150,6 +172,14 @@ def _repair_layer(
     return LayerRecovery(*told, fit.before, fit.after, name, why)
 
 
+def _joined(record: LayerRecovery, found: Joint | None, layers: int) -> LayerRecovery:
+    """The record of the last layer of a window after its refit."""
+    if found is None or not found.after < found.before:
+        return record
+    before = found.before if record.before is None else record.before
+    return replace(record, before=before, after=found.after, method="joint", reason=f"{layers} layers at once")
+
+
 def _sample(walk: Walk, batch: int, site: Site, layer: Layer, chosen: Indices) -> Sample:
     at, chain = layer.positions[batch], layer.chain
     rows = site.layer.rows(walk.tensor(batch, site.layer.x), at)
@@ -157,79 +187,3 @@ def _sample(walk: Walk, batch: int, site: Site, layer: Layer, chosen: Indices) -
     if chain.other:
         added = site.layer.outputs(chain.restore(walk.tensor(batch, chain.other)), at).astype(np.float32)
     return Sample(rows, layer.wanted[batch][:, chosen], added)
-
-
-class _View:
-    """A layer's weight and bias as they act at the end of its chain, to be read and written back.
-
-    site: the layer; chosen: indices of its outputs in the original; intercept: whether there is a place for a bias.
-    """
-
-    def __init__(self, program: Program, site: Site, chain: Chain, chosen: Indices, new_biases: bool = True) -> None:
-        self._program, self.site, self.chosen, self._new = program, site, chosen, new_biases
-        self._steps = [(_chosen(s.scale, chosen), s.sink) for s in chain.steps]
-        self._scale, self._shift = (np.broadcast_to(_chosen(v, chosen), chosen.shape) for v in chain.affine())
-        layer = site.layer
-        groups = layer.groups
-        matrix = layer.matrix(site.read(program)).astype(np.float64)
-        self.weight: Reals = matrix * self._scale.reshape(groups, 1, -1)
-        self._own = self._own_bias()
-        self.bias: Reals = self._scale * self._own_value() + self._shift
-        self.intercept = self._own is not None or any(sink for _, sink in self._steps)
-
-    def _own_bias(self) -> str | None:
-        """Initializer of the layer's own bias, "" where one can be added, None where the layer can have none."""
-        layer, program = self.site.layer, self._program
-        if layer.op == "MatMul":
-            return None
-        if not layer.bias:
-            return "" if self._new and layer.beta != 0 and not any(sink for _, sink in self._steps) else None
-        array = program.weights[layer.bias]
-        alone = len(program.readers[layer.bias]) == 1 and layer.beta != 0
-        return layer.bias if array.size == layer.channels and alone else None
-
-    def _own_value(self) -> Reals:
-        layer = self.site.layer
-        if not layer.bias:
-            return np.zeros(1)
-        value: Reals = np.asarray(self._program.weights[layer.bias], np.float64).reshape(-1) * layer.beta
-        return value
-
-    def write(self, weight: Reals, bias: Reals) -> None:
-        """Store a weight and a bias that act at the end of the chain."""
-        site, layer, program = self.site, self.site.layer, self._program
-        live = np.abs(self._scale) > 1e-8 * np.abs(self._scale).max()
-        scale = np.where(live, self._scale, 1.0).reshape(layer.groups, 1, -1)
-        old = layer.matrix(site.read(program))
-        matrix = np.where(live.reshape(layer.groups, 1, -1), weight / scale, old)
-        site.write(program, layer.from_matrix(matrix).astype(np.float32))
-        change = np.where(live, bias - self.bias, 0.0)
-        if not change.any():
-            return
-        if self._own is None:
-            self._into_sink(change)
-        else:
-            self._into_own(change / scale.reshape(-1) / layer.beta)
-
-    def _into_own(self, change: Reals) -> None:
-        program, site = self._program, self.site
-        if self._own:
-            old = program.weights[self._own]
-            program.weights[self._own] = (old + change.reshape(old.shape)).astype(old.dtype)
-            return
-        dtype = program.weights[site.weight].dtype if not site.scale else program.weights[site.scale].dtype
-        program.add_bias(site.index, change.astype(dtype))
-
-    def _into_sink(self, change: Reals) -> None:
-        after = np.ones(1)
-        for scale, sink in reversed(self._steps):
-            if sink:
-                old = self._program.weights[sink]
-                self._program.weights[sink] = (old + (change / after).reshape(old.shape)).astype(old.dtype)
-                return
-            after = after * scale
-
-
-def _chosen(vector: Reals, chosen: Indices) -> Reals:
-    """The kept part of one value per channel of the original."""
-    return vector[chosen] if vector.size > 1 else vector

@@ -11,6 +11,9 @@ from onnxprune.recovery import Recovery
 _WORST = 6  # layers shown
 
 
+_NAMES = {"joint": "joint refits"}
+
+
 def recovery(found: Recovery | None) -> RenderableType | str:
     """Agreement with the original before and after, the layers that stay worst, and what to beware of."""
     if found is None:
@@ -18,8 +21,9 @@ def recovery(found: Recovery | None) -> RenderableType | str:
     if found.data is None or found.before is None or found.after is None:
         return f"Recovered by {found.method} from the weights alone; nothing was measured. --data measures."
     data = found.data
-    source = f"{data['samples']:,} inputs of {data['name']}"
-    lines = [f"Recovered by {found.method} on {source}; compared on {found.before.samples} held out:"]
+    source = f"{data['samples']:,} " + ("synthetic inputs" if data["synthetic"] else f"inputs of {data['name']}")
+    how = _NAMES.get(found.method, found.method)
+    lines = [f"Recovered by {how} on {source}; compared on {found.before.samples} held out:"]
     if data["synthetic"]:
         lines.insert(0, "SYNTHETIC INPUTS: no --data were given; the inputs are made up, and so are the figures below.")
     notes = [*data["notes"], *found.notes, *_warnings(found)]

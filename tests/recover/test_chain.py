@@ -10,7 +10,7 @@ from recovering import Case
 from onnxprune.recover.chain import chain
 from onnxprune.recover.layers import sites
 from onnxprune.recover.program import program, run_through
-from onnxprune.recover.sequence import _View
+from onnxprune.recover.view import View
 
 HEAD = """g (float[N,3,6,6] x) => (float[] out) <float[4,3,1,1] w, float[4] b, float[4,4,3,3] v, float[4] c, float[4] s, float[4] o,
   float[4] m, float[4] var, float[4,1,1] scale, float[1,4,1,1] shift, float[1,6,6,4] last, float six = {{6}}, float zero = {{0}},
@@ -137,14 +137,14 @@ def test_where_the_bias_goes(inputs, body, changed):
     layer = case.reference.layers["k"]
     site = next(s for s in sites(whole)[0] if s.layer.y == "k")
     old = dict(whole.weights)
-    view = _View(whole, site, layer.chain, np.arange(4))
+    view = View(whole, site, layer.chain, np.arange(4))
     assert view.intercept
     rng = np.random.default_rng(2)
     weight, bias = rng.standard_normal(view.weight.shape), rng.standard_normal(4)
     view.write(weight, bias)
     assert {n for n, a in whole.weights.items() if n not in old or not np.array_equal(a, old[n])} == changed
     site = next(s for s in sites(whole)[0] if s.layer.y == "k")
-    again = _View(whole, site, chain(whole, site.layer, site.index), np.arange(4))
+    again = View(whole, site, chain(whole, site.layer, site.index), np.arange(4))
     np.testing.assert_allclose(again.weight, weight, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(again.bias, bias, rtol=1e-4, atol=1e-5)
 
@@ -156,7 +156,7 @@ def test_no_place_for_a_bias():
     )
     whole = program(analysis.model, analysis.shapes)
     site = sites(whole)[0][1]
-    view = _View(whole, site, chain(whole, site.layer, site.index), np.arange(2))
+    view = View(whole, site, chain(whole, site.layer, site.index), np.arange(2))
     assert not view.intercept
 
 
@@ -168,7 +168,7 @@ def test_a_dead_channel():
     whole = program(analysis.model, analysis.shapes)
     site = next(s for s in sites(whole)[0] if s.layer.y == "k")
     old = site.read(whole)
-    view = _View(whole, site, chain(whole, site.layer, site.index), np.arange(4))
+    view = View(whole, site, chain(whole, site.layer, site.index), np.arange(4))
     view.write(view.weight + 1, view.bias + 1)
     new = site.read(whole)
     assert np.array_equal(new[1], old[1])
@@ -182,7 +182,7 @@ def test_a_shared_beta(pair):
     analysis = analyse(HEAD.format("v", f"{BN}\n out = Relu(n)").replace("s, o, m, var)", f"s, {pair}, {pair}, var)"))
     whole = program(analysis.model, analysis.shapes)
     site = next(s for s in sites(whole)[0] if s.layer.y == "k")
-    view = _View(whole, site, chain(whole, site.layer, site.index), np.arange(4))
+    view = View(whole, site, chain(whole, site.layer, site.index), np.arange(4))
     view.write(view.weight, view.bias + 1)
-    again = _View(whole, sites(whole)[0][-1], chain(whole, sites(whole)[0][-1].layer, site.index), np.arange(4))
+    again = View(whole, sites(whole)[0][-1], chain(whole, sites(whole)[0][-1].layer, site.index), np.arange(4))
     np.testing.assert_allclose(again.bias, view.bias + 1, rtol=1e-4, atol=1e-5)

@@ -113,10 +113,10 @@ def test_the_iteration_never_rises(limits, ridge):
     """Every round of one-sided targets lowers the training objective, or leaves it."""
     train, weight, bias = problem(d=6, added=True, noise=1.0)
     system = _System(train, weight, bias, ridge, True)
-    found = system.solve(s.wanted for s in train)
+    found = system.solve(lambda s: s.wanted)
     seen = [objective(train, weight, *found, *limits, ridge)]
     for _ in range(8):
-        found = system.solve(_one_sided(s, predict(s, *found), *limits) for s in train)
+        found = system.solve(lambda s, at=found: _one_sided(s, predict(s, *at), *limits))
         seen.append(objective(train, weight, *found, *limits, ridge))
     assert all(b <= a * (1 + 1e-5) for a, b in pairwise(seen))
     assert seen[-1] < 0.999 * seen[0]

@@ -136,7 +136,7 @@ def test_a_memory_cap(whole, batches, monkeypatch, tmp_path):
         assert store.peak <= cap + small
         assert store.peak > 0
         walk.close()
-        assert store._held == 0
+        assert store.held == 0
         assert not list(tmp_path.iterdir())
     for name in "zy":
         for cap in (4.5 * size, 0):

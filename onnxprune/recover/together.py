@@ -1,0 +1,79 @@
+"""Windows refitted on the way through a cut model, beside the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.linalg import LinAlgError
+
+from onnxprune.graph import Array
+from onnxprune.recover import joint
+from onnxprune.recover.joint import Joint, Part
+from onnxprune.recover.passes import Passes
+from onnxprune.recover.program import Store, Walk
+from onnxprune.recover.reference import Reference, samples
+from onnxprune.recover.view import Indices, View
+from onnxprune.recover.windows import Window
+
+_PART = 64  # inputs of a window at once
+
+
+class Together:
+    """Refits windows on the walk of a cut model, beside one of the original on the same batches."""
+
+    def __init__(self, reference: Reference, walk: Walk, groups: Mapping[int, Window], store: Store | None) -> None:
+        self._reference, self._walk = reference, walk
+        pool = max((w.pool for w in groups.values()), default=0)
+        self._train = range(pool)
+        self._held = range(reference.train, len(reference.batches)) or self._train
+        self._place = {b: i for i, b in enumerate(dict.fromkeys([*self._train, *self._held]))}
+        batches = [reference.batches[b] for b in self._place] if groups else []
+        self._original = Walk(reference.program, batches, store, [w.end for w in groups.values()])
+
+    def refit(self, window: Window, views: Sequence[View]) -> Joint | None:
+        """Refit a window whose last layer is next in the walk, and write it; None where that is not possible."""
+        walk, program = self._walk, self._reference.program
+        self._original.advance(max(self._original.position, program.producer[window.end] + 1))
+        found = self._fit(window, views) if all(v.intercept for v in views) else None
+        self._original.unpin(window.end)
+        walk.unpin(window.start)
+        return found
+
+    def _fit(self, window: Window, views: Sequence[View]) -> Joint | None:
+        layers = [s.layer for s in window.sites]
+        train, held = (self._parts(window, views[-1].chosen, own) for own in (self._train[: window.pool], self._held))
+        ranges = [(x.chain.low, x.chain.high) for x in window.layers]
+        passes = Passes(layers, ranges, train[0].x.shape[2:])
+        weights = [x.from_matrix(v.weight.astype(np.float32)) for x, v in zip(layers, views, strict=True)]
+        biases = [v.bias.astype(np.float32) for v in views]
+        try:
+            found = joint.refit(passes, weights, biases, train, held, effort=window.effort, seed=[window.last.index])
+        except LinAlgError:
+            return None
+        if not found.after < found.before:
+            return found
+        for v, layer, weight, bias in zip(views, layers, found.weights, found.biases, strict=True):
+            v.write(layer.matrix(weight).astype(np.float64), bias.astype(np.float64))
+        self._walk.again(window.sites[0].index, window.last.layer.x)
+        return found
+
+    def _parts(self, window: Window, chosen: Indices, batches: Sequence[int]) -> list[Part]:
+        """What the window sees and should give, some batches at a time."""
+        walk, other = self._walk, window.layers[-1].chain.other
+        each = max(samples(self._reference.batches[batches[0]]), 1)
+        parts = []
+        for own in (batches[i : i + max(_PART // each, 1)] for i in range(0, len(batches), max(_PART // each, 1))):
+            x = _joined([walk.tensor(b, window.start) for b in own])
+            wanted = _joined([self._original.tensor(self._place[b], window.end)[:, chosen] for b in own])
+            parts.append(Part(x, wanted, _joined([walk.tensor(b, other) for b in own]) if other else None))
+        return parts
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._original.close()
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return whole.astype(np.float32, copy=False)
