@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnxprune import criteria, difference, explanation, files, normalize, recovery
-from onnxprune.allocate import Allocation, Target, allocate
+from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
+from onnxprune.budget import Budget, overhead
 from onnxprune.calibration import calibration
 from onnxprune.cost import Cost, CostModel
 from onnxprune.couple import couple
@@ -107,10 +106,10 @@ def compress(model: Source, options: CompressOptions) -> Result:
     options.check()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
-    protect = protected(analysis, options.patterns)  # a wrong pattern is known before any work
     wanted = options.looks_at_inputs or recovery.looks_at_inputs(options.recover, options.data is not None)
+    budget = _budget(analysis, options, wanted, clock)
     study = _study(analysis, options, wanted, clock)
-    choice, plan = _chosen(analysis, options, protect, study, clock)
+    choice, plan = _chosen(budget, study, clock)
     return _finish(
         analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice, study, options.recover
     )
@@ -122,8 +121,8 @@ def make_plan(model: Source, options: Options) -> Plan:
     options.check()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
-    protect = protected(analysis, options.patterns)
-    return _chosen(analysis, options, protect, _study(analysis, options, options.looks_at_inputs, clock), clock)[1]
+    budget = _budget(analysis, options, options.looks_at_inputs, clock)
+    return _chosen(budget, _study(analysis, options, options.looks_at_inputs, clock), clock)[1]
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -226,6 +225,15 @@ def _analysed(model: Source, input_shapes: Shapes | None, clock: Clock) -> Analy
         return couple(cleaned, shapes)
 
 
+def _budget(analysis: Analysis, options: Options, study: bool, clock: Clock) -> Budget:
+    """The budget; a target out of reach is known before inputs are looked at."""
+    with clock("select"):
+        budget = Budget(analysis, options)
+        if study:
+            budget.check()
+        return budget
+
+
 def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock) -> Study | None:
     """The original on calibration inputs, where something looks at them."""
     if not wanted:
@@ -244,67 +252,18 @@ def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock) -> S
         return Study(analysis, inputs, options.seed, options.memory, options.time_budget)
 
 
-def _chosen(
-    analysis: Analysis, options: Options, protect: Mask, study: Study | None, clock: Clock
-) -> tuple[Allocation, Plan]:
-    cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
-    cost, digest, target = CostModel(analysis, overhead(cleaned)), files.digest(cleaned), options.target()
-    del cleaned  # a copy of the model, which selection need not carry
-
-    def decide(scores: recovery.Reals, per_group: bool, keep: float) -> Allocation:
-        return allocate(
-            analysis,
-            scores,
-            cost,
-            target=Target(target.kind, keep),
-            min_keep=options.min_keep,
-            align=options.align,
-            protect=protect,
-            inexact=options.inexact,
-            best_effort=options.best_effort,
-            per_group=per_group,
-        )
-
+def _chosen(budget: Budget, study: Study | None, clock: Clock) -> tuple[Allocation, Plan]:
+    analysis, options, keep = budget.analysis, budget.options, budget.target.keep
     with clock("select"):
-        free = ~protect & (~analysis.inexact if not options.inexact else True)
         if study is None:
             scores = criteria.score(options.criterion, analysis, seed=options.seed)
             flat = options.allocation == "uniform"
-            choice = decide(criteria.uniform(analysis, scores) if flat else scores, not flat, target.keep)
+            choice = budget.decide(criteria.uniform(analysis, scores) if flat else scores, not flat, keep)
         else:
-            choice = study.select(options.criterion, options.allocation, target.keep, cost, free, decide)
+            choice = study.select(options.criterion, options.allocation, keep, budget.cost, budget.free, budget.decide)
     with clock("plan"):
-        plan = write_down(analysis, choice.kept, digest, options.settings(), _predicted(choice))
+        plan = write_down(analysis, choice.kept, budget.digest, options.settings(), _predicted(choice))
     return choice, plan
-
-
-def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
-    """[classes + 1] bool: the classes of layers that `--keep` names. Raises UsageError for a pattern that names
-    nothing.
-    """
-    mask = np.zeros(analysis.classes + 1, bool)
-    params = analysis.trace.trace.params
-    layers = [
-        (n.name or n.outputs[0].name, {params[t.name] for t in n.inputs if t.name in params})
-        for n in analysis.model.graph.nodes
-    ]
-    for pattern in patterns:
-        named = [held for label, held in layers if label and fnmatchcase(label, pattern)]
-        hit = set().union(*named, {c for c in analysis.model.constants() if fnmatchcase(c, pattern)})
-        if not hit:
-            raise UsageError(
-                f"--keep {pattern!r} names no layer and no parameter of the model; `onnxprune analyze` lists the layers"
-            )
-        for axis in analysis.axes:
-            if axis.param in hit:
-                mask[axis.classes] = True
-    mask[0] = False
-    return mask
-
-
-def overhead(proto: onnx.ModelProto) -> int:
-    """Bytes of the file beside the data of its weights."""
-    return files.file_bytes(proto) - files.weights_bytes(proto)
 
 
 def _predicted(choice: Allocation) -> dict[str, Any]:

@@ -172,7 +172,18 @@ class Study:
             found = self.readers(kept, narrow)
             scores = self.scores(method, found)
             batches, original = _first(self.reference, images)
-            table = curves(self.analysis, kept, narrow, found, scores, batches, original, free=free, levels=levels)
+            table = curves(
+                self.analysis,
+                kept,
+                narrow,
+                found,
+                scores,
+                batches,
+                original,
+                free=free,
+                levels=levels,
+                store=self.store,
+            )
             last = number + 1 == rounds
             choices = []
             for power in powers if last else (POWER,):

@@ -36,6 +36,7 @@ LAYERS = (
     ("calibration",),
     ("recovery",),
     ("provenance", "report", "settings"),
+    ("budget",),
     ("api", "options"),
     ("cli",),
     ("__main__",),

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune import api, criteria, recovery, runtime
-from onnxprune.errors import DataError, Exit, UsageError
+from onnxprune.errors import DataError, Exit, TargetError, UsageError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CALIB, TEST = FIXTURES / "digits_calib.npz", FIXTURES / "digits_test.npz"
@@ -497,3 +497,16 @@ def test_little_memory_is_enough():
     assert small.after.top1 > 0.9
     assert small.after.divergence < 0.1 * small.before.divergence
     assert large.after.top1 > 0.9
+
+
+def test_a_target_out_of_reach_is_told_before_inputs_are_read():
+    """With data, too, a hopeless target is an error before any work on them."""
+
+    def never():
+        raise AssertionError("the inputs were read")
+        yield
+
+    with pytest.raises(TargetError, match="cannot be reached"):
+        onnxprune.compress(MODEL, flops=0.001, data=never)
+    with pytest.raises(TargetError, match="cannot be reached"):
+        onnxprune.make_plan(MODEL, flops=0.001, data=never)

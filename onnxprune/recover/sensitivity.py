@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.analysis import Analysis, Mask
+from onnxprune.analysis import Analysis, Layer, Mask
 from onnxprune.cost import CostModel
 from onnxprune.cut import cut
 from onnxprune.graph import Array
 from onnxprune.recover.agreement import divergence
-from onnxprune.recover.program import Feeds, Program, Walk, outputs
+from onnxprune.recover.program import Feeds, Program, Store, Walk, outputs
 from onnxprune.recover.program import program as take_apart
 from onnxprune.recover.statistics import Reader, refitted
 
@@ -61,6 +61,7 @@ def curves(
     *,
     free: Mask,
     levels: Sequence[float] = LEVELS,
+    store: Store | None = None,
 ) -> list[Curve]:
     """The table: every group cut alone to every level, its readers refitted, the outputs compared with the original's.
 
@@ -68,8 +69,8 @@ def curves(
     batches, original: inputs and the original's outputs on them; free: [classes + 1], classes that may leave.
     """
     groups = [_members(analysis, kept & free, scores, g) for g in range(1, len(analysis.groups) + 1)]
-    jobs = sorted((_first(readers, order), g, order) for g, order in enumerate(groups, 1) if len(order) > 1)
-    walk, found = Walk(program, batches), list[Curve]()
+    jobs = sorted((_first(analysis, readers, order), g, order) for g, order in enumerate(groups, 1) if len(order) > 1)
+    walk, found = Walk(program, batches, store), list[Curve]()
     for number, (start, g, order) in enumerate(jobs, 1):
         _LOG.info("sensitivity: group %d of %d", number, len(jobs))
         gone = np.unique([0, *(min(round(len(order) * (1 - x)), len(order) - 1) for x in levels)])
@@ -95,11 +96,22 @@ def _members(analysis: Analysis, kept: Mask, scores: Reals, group: int) -> NDArr
     return result
 
 
-def _first(readers: Sequence[Reader], order: NDArray[np.intp]) -> int:
-    """Index of the first node that reads one of these classes through a weight; -1 where some are not read so."""
+def _first(analysis: Analysis, readers: Sequence[Reader], order: NDArray[np.intp]) -> int:
+    """Index of the first node that reads one of these classes through a weight; -1 where some are not, or not only,
+    read so.
+    """
+    known = {r.site.weight for r in readers}
+    if any(np.isin(order, _summed(x)).any() for x in analysis.layers if x.weight not in known):
+        return -1
     mine = [r for r in readers if not r.inputs.follows and np.isin(r.inputs.classes, order).any()]
     read = np.concatenate([np.zeros(0, np.int32), *(r.inputs.classes.reshape(-1) for r in mine)])
     return min(r.site.index for r in mine) if mine and np.isin(order, read).all() else -1
+
+
+def _summed(layer: Layer) -> NDArray[np.int32]:
+    """Classes over which a layer sums."""
+    over = [np.zeros(0, np.int32), *(d for d in layer.macs.dims if not np.isin(d, layer.outputs).any())]
+    return np.concatenate([layer.inputs, *over])
 
 
 def _masked(program: Program, readers: Sequence[Reader], lost: Mask) -> Program:

@@ -167,9 +167,16 @@ def _repair_layer(
     if fit.before < _EXACT or (name != "moments" and not fit.after < fit.before):
         why = "nothing to repair" if fit.before < _EXACT else "no better on held-out inputs"
         return LayerRecovery(*told, fit.before, fit.before, "none", why)
+    after, old = fit.after, view.saved()
     view.write(fit.weight, fit.bias)
+    if view.rounds:
+        written = view.anew()
+        after = least_squares.error(held, written.weight, written.bias, low, high)
+        if name != "moments" and not after < fit.before:
+            view.restore(old)
+            return LayerRecovery(*told, fit.before, fit.before, "none", "no better in the type that stores its weight")
     why = f"{count:,} positions for {site.layer.unknowns:,} unknowns" if name == "bias" else ""
-    return LayerRecovery(*told, fit.before, fit.after, name, why)
+    return LayerRecovery(*told, fit.before, after, name, why)
 
 
 def _joined(record: LayerRecovery, found: Joint | None, layers: int) -> LayerRecovery:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.linalg import LinAlgError
 
 from onnxprune.graph import Array
 from onnxprune.recover import joint
-from onnxprune.recover.joint import Joint, Part
-from onnxprune.recover.passes import Passes
+from onnxprune.recover.joint import Joint, Part, State
+from onnxprune.recover.passes import Floats, Passes
 from onnxprune.recover.program import Store, Walk
 from onnxprune.recover.reference import Reference, samples
 from onnxprune.recover.view import Indices, View
@@ -41,20 +42,25 @@ class Together:
         return found
 
     def _fit(self, window: Window, views: Sequence[View]) -> Joint | None:
-        layers = [s.layer for s in window.sites]
+        layers = [v.site.layer for v in views]
         train, held = (self._parts(window, views[-1].chosen, own) for own in (self._train[: window.pool], self._held))
         ranges = [(x.chain.low, x.chain.high) for x in window.layers]
         passes = Passes(layers, ranges, train[0].x.shape[2:])
-        weights = [x.from_matrix(v.weight.astype(np.float32)) for x, v in zip(layers, views, strict=True)]
-        biases = [v.bias.astype(np.float32) for v in views]
+        weights, biases = _arrays(views)
         try:
             found = joint.refit(passes, weights, biases, train, held, effort=window.effort, seed=[window.last.index])
         except LinAlgError:
             return None
         if not found.after < found.before:
             return found
-        for v, layer, weight, bias in zip(views, layers, found.weights, found.biases, strict=True):
-            v.write(layer.matrix(weight).astype(np.float64), bias.astype(np.float64))
+        old = views[0].saved()
+        for v, weight, bias in zip(views, found.weights, found.biases, strict=True):
+            v.write(v.site.layer.matrix(weight).astype(np.float64), bias.astype(np.float64))
+        if any(v.rounds for v in views):
+            found = replace(found, after=State(passes, *_arrays([v.anew() for v in views])).error(held))
+            if not found.after < found.before:
+                views[0].restore(old)
+                return found
         self._walk.again(window.sites[0].index, window.last.layer.x)
         return found
 
@@ -72,6 +78,12 @@ class Together:
     def close(self) -> None:
         """Let go of everything."""
         self._original.close()
+
+
+def _arrays(views: Sequence[View]) -> tuple[list[Floats], list[Floats]]:
+    """Weights and biases as convolutions hold them, float32."""
+    weights = [v.site.layer.from_matrix(v.weight.astype(np.float32)) for v in views]
+    return weights, [v.bias.astype(np.float32) for v in views]
 
 
 def _joined(arrays: Sequence[Array]) -> Array:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.graph import Array
 from onnxprune.recover.chain import Chain
 from onnxprune.recover.layers import Site
 from onnxprune.recover.program import Program
@@ -20,7 +23,7 @@ class View:
     """
 
     def __init__(self, program: Program, site: Site, chain: Chain, chosen: Indices, new_biases: bool = True) -> None:
-        self._program, self.site, self.chosen, self._new = program, site, chosen, new_biases
+        self._program, self.site, self.chosen, self._chain, self._new = program, site, chosen, chain, new_biases
         self._steps = [(_of(s.scale, chosen), s.sink) for s in chain.steps]
         self._scale, self._shift = (np.broadcast_to(_of(v, chosen), chosen.shape) for v in chain.affine())
         layer = site.layer
@@ -48,6 +51,25 @@ class View:
             return np.zeros(1)
         value: Reals = np.asarray(self._program.weights[layer.bias], np.float64).reshape(-1) * layer.beta
         return value
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the stored weight is coarser than what is written."""
+        return bool(self.site.scale) or self._program.weights[self.site.weight].dtype != np.float32
+
+    def anew(self) -> View:
+        """The layer as it is stored now."""
+        return View(self._program, self.site, self._chain, self.chosen, self._new)
+
+    def saved(self) -> dict[str, Array]:
+        """What `restore` takes back."""
+        return dict(self._program.weights)
+
+    def restore(self, saved: Mapping[str, Array]) -> None:
+        """Undo what was written since; a bias that was added stays, as zeros."""
+        weights = self._program.weights
+        weights.update(saved)
+        weights.update({n: np.zeros_like(a) for n, a in weights.items() if n not in saved})
 
     def write(self, weight: Reals, bias: Reals) -> None:
         """Store a weight and a bias that act at the end of the chain."""

@@ -55,7 +55,7 @@ def windows(program: Program, sites: Sequence[Site], reference: Reference, memor
     memory: bytes that a window's inputs may take.
     """
     total, made = sum(map(samples, reference.batches[: reference.train])), dict[int, Window]()
-    for run in _runs(program, [s for s in sites if s.layer.op == "Conv" and not s.scale], reference.layers):
+    for run in _runs(program, [s for s in sites if s.layer.op == "Conv"], reference.layers):
         for own in (run[i : i + _MOST] for i in range(0, len(run) - 1, _MOST - 1)):
             layers = tuple(reference.layers[s.layer.y] for s in own)
             places = [s.layer.places(reference.program.shapes[s.layer.y]) for s in own]

@@ -36,6 +36,15 @@ UNREAD = """g (float[N,5,3] x) => (float[] y) <float[3,4] w, float[3,4] u, float
 }"""
 
 
+PARTLY = """g (float[N,5,3] x) => (float[] y, float[] z) <float[3,4] w, float[3,4] u, float[4,2] v> {
+    h = MatMul(x, w)
+    i = MatMul(x, u)
+    t = Transpose <perm = [0, 2, 1]> (i)
+    y = MatMul(h, t)
+    z = MatMul(h, v)
+}"""
+
+
 def table(text=TEXT, **options):
     """A case without a cut, its readers, and the curves of all groups in the order of their classes."""
     analysis = analyse(text)
@@ -98,9 +107,10 @@ def test_free_classes_only():
     assert len(made[0].order) == 4
 
 
-def test_classes_that_no_layer_reads():
+@pytest.mark.parametrize("text", [UNREAD, PARTLY], ids=["unread", "partly"])
+def test_classes_that_no_layer_reads(text):
     """Where a product of two computed tensors reads a class, the table comes from the cut itself."""
-    case, _, _, made = table(UNREAD)
+    case, _, _, made = table(text)
     (curve,) = made
     for count, damage in zip(curve.gone, curve.damage, strict=True):
         kept = np.ones(case.analysis.classes + 1, bool)

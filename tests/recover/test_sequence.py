@@ -193,6 +193,26 @@ def test_quantised_weights(scale, zero):
     assert done.program.weights["q"].dtype == np.int8
 
 
+def test_rounding_is_part_of_the_repair():
+    """Where quantising anew costs more than the refit brings, the layer stays as it was cut, and that is told."""
+    analysis = analyse(QUANTISED)
+    constants = analysis.model.constants()
+    for name in "wb":
+        array = np.array(constants[name].values)
+        array[2] *= 1e-4  # hardly missed
+        constants[name].values = array
+    kept = np.ones(analysis.classes + 1, bool)
+    kept[3] = False
+    case = Case(analysis, kept)
+    done = case.repaired()
+    (found,) = done.layers
+    assert (found.method, found.reason) == ("none", "no better in the type that stores its weight")
+    assert found.after == found.before > 0
+    assert case.after(done) == pytest.approx(case.before, rel=1e-3)
+    old = program(case.smaller).weights
+    assert all(np.array_equal(a, old[n]) for n, a in done.program.weights.items())
+
+
 PARALLEL = f"""g ({PLANE}) => (float[] y, float[] z) <float[5,3,3,3] w, float[5] b, float[2,5,1,1] v, float[5,3,3,3] w1, float[5] b1,
   float[2,5,1,1] v1> {{
     h = Conv(x, w, b)

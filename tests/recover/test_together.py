@@ -7,6 +7,7 @@ import pytest
 from graphs import analyse, each, random_plan
 from recovering import Case, far
 
+from onnxprune.recover import joint
 from onnxprune.recover.program import Store
 
 PLANE = "float[N,3,8,8] x"
@@ -105,6 +106,37 @@ def test_half_precision():
     assert joint_outputs(case, done) == ["j", "j1"]
     assert {a.dtype for a in done.program.weights.values()} == {np.dtype("float16")}
     assert case.after(done) < case.after(case.repaired())
+
+
+QUANTISED = BLOCKS.replace("float[8,8,3,3] k,", "int8[8,8,3,3] q, float[8] qs,").replace(
+    "i = Conv", "k = DequantizeLinear <axis = 0> (q, qs)\n    i = Conv"
+)
+
+
+def test_integer_weights():
+    """The error told for a window with integer weights is the one after they were rounded."""
+    case = cases(QUANTISED)
+    done = case.repaired(method="joint")
+    assert joint_outputs(case, done) == ["j", "j1"]
+    assert done.program.weights["q"].dtype == np.int8
+    assert case.after(done) == pytest.approx(far(done.outputs, case.reference.outputs), rel=1e-3)
+    assert case.after(done) < case.after(case.repaired())
+
+
+def test_integer_weights_that_round_badly(monkeypatch):
+    """Where rounding costs more than the refit brings, the window stays as least squares left it, to the bit."""
+
+    def hardly_better(passes, weights, biases, train, held, **_):
+        before = joint.State(passes, weights, biases).error(held)
+        return joint.Joint([0.9 * w for w in weights], biases, before, 0.999 * before)
+
+    case = cases(QUANTISED)
+    single = case.repaired()
+    monkeypatch.setattr(joint, "refit", hardly_better)
+    done = case.repaired(method="joint")
+    assert joint_outputs(case, done) == ["j1"]  # its weights are not rounded
+    for name in ("q", "qs", "l", "m"):
+        assert np.array_equal(done.program.weights[name], single.program.weights[name])
 
 
 def test_one_input_at_a_time():

@@ -110,7 +110,7 @@ CASES = {
             q = DequantizeLinear(d, scale)
             y = Conv(i, q)
         }}""",
-        [],
+        ["hy"],
     ),
     "another way of the axes": (
         f"""g ({PLANE}) => (float[] y) <{THREE}> {{

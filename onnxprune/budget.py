@@ -1,0 +1,83 @@
+"""What may leave a model, what that costs, and the choice within the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune import files
+from onnxprune.allocate import Allocation, Target, allocate
+from onnxprune.analysis import Analysis, Mask
+from onnxprune.cost import CostModel
+from onnxprune.errors import UsageError
+from onnxprune.normalize.describe import export
+from onnxprune.settings import Options
+
+Reals = NDArray[np.float64]
+_SURE = 0.98  # scores decide which of several classes an axis keeps, so that what is reachable depends a little on them
+
+
+class Budget:
+    """What may leave, what it costs, and the choice that scores lead to."""
+
+    def __init__(self, analysis: Analysis, options: Options) -> None:
+        self.analysis, self.options, self.target = analysis, options, options.target()
+        self._protect = protected(analysis, options.patterns)  # a wrong pattern is known before any work
+        self.free: Mask = ~self._protect & (~analysis.inexact if not options.inexact else True)
+        cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
+        self.cost, self.digest = CostModel(analysis, overhead(cleaned)), files.digest(cleaned)
+
+    def decide(self, scores: Reals, per_group: bool, keep: float, best_effort: bool = False) -> Allocation:
+        """The choice that keeps at most a fraction."""
+        options = self.options
+        return allocate(
+            self.analysis,
+            scores,
+            self.cost,
+            target=Target(self.target.kind, keep),
+            min_keep=options.min_keep,
+            align=options.align,
+            protect=self._protect,
+            inexact=options.inexact,
+            best_effort=options.best_effort or best_effort,
+            per_group=per_group,
+        )
+
+    def check(self) -> None:
+        """Raise TargetError where the target is out of reach whatever the scores are."""
+        equal = np.ones(self.analysis.classes + 1)
+        if self.decide(equal, False, self.target.keep, best_effort=True).smallest * _SURE > self.target.keep:
+            self.decide(equal, False, self.target.keep)
+
+
+def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
+    """[classes + 1] bool: the classes of layers that `--keep` names. Raises UsageError for a pattern that names
+    nothing.
+    """
+    mask = np.zeros(analysis.classes + 1, bool)
+    params = analysis.trace.trace.params
+    layers = [
+        (n.name or n.outputs[0].name, {params[t.name] for t in n.inputs if t.name in params})
+        for n in analysis.model.graph.nodes
+    ]
+    for pattern in patterns:
+        named = [held for label, held in layers if label and fnmatchcase(label, pattern)]
+        hit = set().union(*named, {c for c in analysis.model.constants() if fnmatchcase(c, pattern)})
+        if not hit:
+            raise UsageError(
+                f"--keep {pattern!r} names no layer and no parameter of the model; `onnxprune analyze` lists the layers"
+            )
+        for axis in analysis.axes:
+            if axis.param in hit:
+                mask[axis.classes] = True
+    mask[0] = False
+    return mask
+
+
+def overhead(proto: onnx.ModelProto) -> int:
+    """Bytes of the file beside the data of its weights."""
+    return files.file_bytes(proto) - files.weights_bytes(proto)
