@@ -95,7 +95,8 @@ def compress(model: Source, options: CompressOptions) -> Result:
     cut, of `onnxprune.recovery.ALLOCATIONS`; the defaults are "obs" and "greedy" with data, else "group_norm" and
     "global". recover: the repair after the cut, of `onnxprune.recovery.METHODS`; data: unlabelled inputs that it, and
     the choice, may look at (as `data.open_data` takes them; made up where there are none), preprocess: how raw images
-    become inputs; calibration_size: how many are used; augment: whether mirrored images are, too; memory: bytes for
+    become inputs; calibration_size: how many are used; augment: whether mirrored images are, too;
+    input_range: lowest and highest value of inputs that are made up; memory: bytes for
     activations, beyond which temporary files are used; time_budget: seconds; candidates are thinned to keep to it.
     min_keep: least share of every group.
     align: widths stay multiples of it. keep: patterns of node or parameter names whose layers are left alone.
@@ -246,6 +247,7 @@ def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock) -> S
             seed=options.seed,
             preprocess=options.preprocess,
             augment=options.augment,
+            input_range=options.input_range,
             memory=options.memory,
             seconds=options.time_budget,
         )

@@ -56,20 +56,22 @@ def calibration(
     seed: int,
     preprocess: str | Preprocess | None = None,
     augment: Augment = "auto",
+    input_range: tuple[float, float] | None = None,
     memory: float = 4e9,
     seconds: float = 600,
 ) -> Calibration:
     """Take `size` inputs at random from a source, as `data.open_data` reads them, or make them up where it is None.
 
     augment: "flip" adds mirrored copies of images to what fits see; "auto" does where images are small enough for the
-    time. memory: bytes; the batches are as large as it allows. Raises DataError for what does not fit the model.
+    time. input_range: of inputs that are made up, guessed where it is None. memory: bytes; the batches are as
+    large as it allows. Raises DataError for what does not fit the model.
     """
     specs = input_specs(analysis.model.header)
     batch = _batch(analysis, specs, memory)
     macs = CostModel(analysis).original.macs
     most = max(_FEWEST, int(_SHARE * seconds * RATE / max(macs, 1)))
     if source is None:
-        batches, note = _synthetic(analysis, min(size, most), batch, seed)
+        batches, note = _synthetic(analysis, min(size, most), batch, seed, input_range)
         labels, name, notes = None, "synthetic inputs", [note]
     else:
         data = open_data(source, specs, preprocess=preprocess, minimum=_ENOUGH)
@@ -108,10 +110,12 @@ def _read(data: Data, size: int, batch: int, seed: int) -> tuple[list[Feeds], Ar
     return [b.inputs for b in found], np.concatenate(labels) if labels else None
 
 
-def _synthetic(analysis: Analysis, size: int, batch: int, seed: int) -> tuple[list[Feeds], str]:
+def _synthetic(
+    analysis: Analysis, size: int, batch: int, seed: int, span: tuple[float, float] | None
+) -> tuple[list[Feeds], str]:
     from onnxprune.synthesize import synthesize
 
-    made = synthesize(analysis.model, analysis.shapes, size, seed=seed)
+    made = synthesize(analysis.model, analysis.shapes, size, seed=seed, input_range=span)
     count = samples(made.inputs)
     feeds = [
         {n: a[i : i + batch] for n, a in made.inputs.items()} for i in range(0, count - count % batch or count, batch)

@@ -64,6 +64,10 @@ Preprocess = Annotated[
 Recover = Annotated[str, _given("NAME", f"Repair after the cut, without training: {', '.join(REPAIRS)}.")]
 CalibrationSize = Annotated[int, _given("N", "How many calibration inputs are used.")]
 Augment = Annotated[str, _given("HOW", "Mirrored copies of images for the fits: auto, flip, none.")]
+InputRange = Annotated[
+    str | None,
+    _given("LOW,HIGH", "Without --data: range of the inputs that are made up, e.g. 0,1."),
+]
 Memory = Annotated[str, _given("SIZE", "Memory for activations, e.g. 4GB; beyond it, temporary files.")]
 TimeBudget = Annotated[
     str, _given("TIME", "What selection and recovery should take, e.g. 90s, 10m, 1h: work is planned to fit.")
@@ -87,13 +91,15 @@ class Inputs:
     preprocess: Preprocess = None
     calibration_size: CalibrationSize = 512
     augment: Augment = "auto"
+    input_range: InputRange = None
     memory: Memory = "4GB"
     time_budget: TimeBudget = "10m"
 
     def inputs(self) -> dict[str, Any]:
         """The same as keyword arguments of the library's functions."""
         given = {name: getattr(self, name) for name in Inputs.__dataclass_fields__ if name != "input_shape"}
-        parsed = {"memory": size(self.memory), "time_budget": seconds(self.time_budget)}
+        parsed: dict[str, Any] = {"memory": size(self.memory), "time_budget": seconds(self.time_budget)}
+        parsed["input_range"] = None if self.input_range is None else span(self.input_range)
         return given | parsed | {"input_shapes": shapes(self.input_shape)}
 
 
@@ -177,6 +183,15 @@ def size(text: str) -> float:
 def seconds(text: str) -> float:
     """Seconds of `90s`, `10m`, `1h`; a bare number is seconds. Raises UsageError."""
     return _measured(text, "--time-budget", {"s": 1, "m": 60, "min": 60, "h": 3600, "": 1})
+
+
+def span(text: str) -> tuple[float, float]:
+    """Lowest and highest value of `0,1` and the like. Raises UsageError."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"--input-range {text!r}: give two numbers, such as 0,1") from None
+    return low, high
 
 
 def _measured(text: str, option: str, units: Mapping[str, float]) -> float:

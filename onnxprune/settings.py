@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from onnxprune import criteria, recovery
 from onnxprune.allocate import Target
@@ -25,6 +28,7 @@ class Inputs:
     data: Any = None
     preprocess: str | None = None
     augment: Augment = "auto"
+    input_range: tuple[float, float] | None = None
     calibration_size: int = 512
     memory: float = 4e9
     time_budget: float = 600.0
@@ -39,8 +43,23 @@ class Inputs:
             raise UsageError("--preprocess says how to read --data, which is not given")
         if self.augment not in get_args(Augment):
             raise UsageError(f"--augment {self.augment!r} is not known; choose one of: {', '.join(get_args(Augment))}")
+        if self.input_range is not None:
+            self._check_range(self.input_range)
         if not (self.memory > 0 and self.time_budget > 0):
             raise UsageError("--memory and --time-budget must be above 0")
+
+    def _check_range(self, span: tuple[float, float]) -> None:
+        if self.data is not None:
+            raise UsageError("--input-range says how to make up inputs, but --data are given")
+        if not (len(span) == 2 and -np.inf < span[0] < span[1] < np.inf):
+            raise UsageError(f"--input-range {span}: the lowest value must be below the highest, and both finite")
+
+    @property
+    def source(self) -> str:
+        """What a plan says of the data."""
+        if self.data is None:
+            return "synthetic"
+        return Path(self.data).name if isinstance(self.data, str | Path) else type(self.data).__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +121,9 @@ class Options(Inputs):
         chosen = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         chosen |= {"method": self.criterion, "allocate": self.allocation, "keep": list(self.patterns)}
         if self.looks_at_inputs:
-            chosen |= {"calibration_size": self.calibration_size, "augment": self.augment}
+            names = ["calibration_size", "augment", "preprocess", "memory", "time_budget"]
+            chosen |= {n: getattr(self, n) for n in names if getattr(self, n) is not None} | {"data": self.source}
+            chosen |= {"input_range": list(self.input_range)} if self.input_range else {}
         return chosen
 
 

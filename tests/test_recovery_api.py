@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune import api, criteria, recovery, runtime
+from onnxprune.calibration import calibration
 from onnxprune.errors import DataError, Exit, TargetError, UsageError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -366,7 +367,8 @@ def test_plan_and_apply_are_the_cut(folder):
     assert Path("saved.json").read_text() == Path("p.json").read_text()
     assert Path("replayed.onnx").read_bytes() == Path("direct.onnx").read_bytes()
     settings = json.loads(Path("p.json").read_text())["settings"]
-    assert {"calibration_size", "augment", "method", "allocate"} <= set(settings)
+    assert {"calibration_size", "augment", "memory", "time_budget", "method", "allocate"} <= set(settings)
+    assert settings["data"] == "calib.npz"
 
 
 def test_compress_with_data_is_the_library_s(folder):
@@ -394,6 +396,9 @@ REFUSED = {
     "recover": (("--recover", "least_squares"), 2, "least-squares"),
     "allocate": (("--allocate", "search2"), 2, "uniform, global, greedy"),
     "augment": (("--augment", "rotate"), 2, "--augment"),
+    "range, no numbers": (("--input-range", "a,b"), 2, "--input-range"),
+    "range, three numbers": (("--input-range", "0,1,2"), 2, "--input-range"),
+    "range, the wrong way": (("--input-range", "1,0"), 2, "--input-range"),
     "preprocess without data": (("--preprocess", "imagenet"), 2, "--preprocess"),
     "memory without a unit": (("--memory", "4"), 2, "--memory"),
     "memory in words": (("--memory", "lots"), 2, "--memory"),
@@ -510,3 +515,18 @@ def test_a_target_out_of_reach_is_told_before_inputs_are_read():
         onnxprune.compress(MODEL, flops=0.001, data=never)
     with pytest.raises(TargetError, match="cannot be reached"):
         onnxprune.make_plan(MODEL, flops=0.001, data=never)
+
+
+def test_the_range_of_made_up_inputs():
+    """Made-up inputs lie in the range that is given; with data, a range is a contradiction."""
+    plan = onnxprune.make_plan(
+        MODEL, flops=0.5, method="obs", allocate="global", input_range=(0, 1), calibration_size=64
+    )
+    assert (plan.settings["data"], plan.settings["input_range"]) == ("synthetic", [0, 1])
+    analysis = onnxprune.analyze(MODEL)
+    found = calibration(analysis, None, size=64, seed=0, input_range=(-3.0, 5.0))
+    values = np.concatenate([b["input"] for b in found.batches])
+    assert -3 <= values.min() < -2
+    assert 4 < values.max() <= 5
+    with pytest.raises(UsageError, match="--input-range"):
+        onnxprune.compress(MODEL, flops=0.5, data=CALIB, input_range=(0, 1))

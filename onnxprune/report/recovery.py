@@ -7,6 +7,7 @@ from rich.table import Table
 
 from onnxprune.recover.sequence import LayerRecovery
 from onnxprune.recovery import Recovery
+from onnxprune.report.names import short
 
 _WORST = 6  # layers shown
 
@@ -56,7 +57,7 @@ def _layers(layers: tuple[LayerRecovery, ...]) -> str:
         return f"{len(layers) - idle} weights changed, {idle} left."
     done = [x for x in fitted if x.method != "none"]
     worst = sorted(fitted, key=lambda x: -(x.after or 0))[:_WORST]
-    shown = "\n".join(f"  {x.before:8.3f} -> {x.after:.3f}  {x.node}" for x in worst)
+    shown = "\n".join(f"  {x.before:8.3f} -> {x.after:.3f}  {short(x.node)}" for x in worst)
     left = f", {len(layers) - len(done)} left as they were (--json says why)" if len(layers) > len(done) else ""
     return f"{len(done)} layers refitted{left}. Largest errors left (share of the layer's variance):\n{shown}"
 

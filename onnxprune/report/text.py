@@ -14,6 +14,7 @@ from onnxprune.difference import Change, Difference
 from onnxprune.explanation import AxisFate, Cause, Explanation, Member
 from onnxprune.plan import Plan
 from onnxprune.report import LayerChange, Report
+from onnxprune.report.names import short
 from onnxprune.report.overview import GroupRow, Overview
 from onnxprune.report.recovery import recovery, told_accuracy
 
@@ -67,7 +68,7 @@ def _cut_layers(layers: Sequence[LayerChange]) -> RenderableType:
         return "No layer was cut."
     table = _table(("layers cut most", "<"), ("op", "<"), ("inputs", ">"), ("outputs", ">"), ("MACs kept", ">"))
     for x in cut[:_LAYERS]:
-        table.add_row(x.node, x.op, _arrow(x.inputs), _arrow(x.outputs), percent(x.kept))
+        table.add_row(short(x.node), x.op, _arrow(x.inputs), _arrow(x.outputs), percent(x.kept))
     told = f"{min(len(cut), _LAYERS)} of {len(cut)} cut layers ({len(layers)} in all); --json has all."
     return _sections(table, told, gap=0)
 

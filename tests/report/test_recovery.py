@@ -139,3 +139,11 @@ def test_accuracy_is_never_claimed():
         sentences, ("not measured", "real inputs", "only agreement", "few held-out"), strict=True
     ):
         assert words in sentence
+
+
+def test_long_names_are_shortened():
+    """A name of hundreds of characters takes two lines; one of 90 is whole."""
+    layers = tuple(LayerRecovery(n, "Conv", 1.0, 0.5, "joint") for n in ("a" * 90, "functional_1/" * 30))
+    words = told(replace(FOUND, layers=layers), width=120)
+    assert f"1.000 -> 0.500 {'a' * 90}" in words
+    assert f"1.000 -> 0.500 {('functional_1/' * 7)[:87]}..." in words
