@@ -64,16 +64,20 @@ def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
         (n.name or n.outputs[0].name, {params[t.name] for t in n.inputs if t.name in params})
         for n in analysis.model.graph.nodes
     ]
+    constants, unknown = analysis.model.constants(), list[str]()
     for pattern in patterns:
         named = [held for label, held in layers if label and fnmatchcase(label, pattern)]
-        hit = set().union(*named, {c for c in analysis.model.constants() if fnmatchcase(c, pattern)})
+        hit = set().union(*named, {c for c in constants if fnmatchcase(c, pattern)})
         if not hit:
-            raise UsageError(
-                f"--keep {pattern!r} names no layer and no parameter of the model; `onnxprune analyze` lists the layers"
-            )
+            unknown.append(repr(pattern))
         for axis in analysis.axes:
             if axis.param in hit:
                 mask[axis.classes] = True
+    if unknown:
+        raise UsageError(
+            f"--keep {', '.join(unknown)} names no layer and no parameter of the model; `onnxprune analyze` lists the "
+            "layers"
+        )
     mask[0] = False
     return mask
 

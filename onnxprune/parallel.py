@@ -6,9 +6,11 @@ keep the CPUs busy. Results do not depend on the number of threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 from onnxprune.runtime import default_threads
@@ -18,14 +20,16 @@ if TYPE_CHECKING:
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+_LOCK = Lock()
 
 
 def each(function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
-    """The function of every item, in order. It must not call `each` itself; the first error is raised."""
-    if len(items) < 2:
-        return [function(item) for item in items]
-    with _blas().limit(limits=1, user_api="blas"):
-        return list(_pool().map(function, items))
+    """The function of every item, in order. It must not call `each` itself; the first error is raised.
+
+    The number of BLAS threads belongs to the whole process: of several threads that call this, one works at a time.
+    """
+    with _LOCK, _blas().limit(limits=1, user_api="blas"):
+        return [function(x) for x in items] if len(items) < 2 else list(_pool().map(function, items))
 
 
 @lru_cache(maxsize=1)
@@ -39,3 +43,14 @@ def _blas() -> ThreadpoolController:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def _forked() -> None:
+    """A child has the pool, but not its threads; and whoever held the lock stayed behind."""
+    global _LOCK  # noqa: PLW0603
+    _pool.cache_clear()
+    _LOCK = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

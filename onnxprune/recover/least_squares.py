@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
@@ -102,7 +103,7 @@ def fit(
     that the activation behind is flat outside of [low, high].
 
     weight: [groups, d, out/group]; bias: [out]. intercept: whether the bias may change. Raises numpy's LinAlgError
-    where the Gram matrix is not positive definite in spite of the ridge.
+    where the Gram matrix is not positive definite in spite of the ridge, or something is not finite.
     """
     before = error(held, weight, bias, low, high)
     system = _System(train, weight, bias, ridge, intercept)
@@ -147,6 +148,8 @@ class _System:
         self._mean = sum(each(lambda s: s.rows.sum(1, dtype=np.float64), train)) / self._count  # [g, d]
         if intercept:
             gram -= self._mean[:, :, None] * self._mean[:, None, :]
+        if not np.isfinite(gram).all():
+            raise LinAlgError("a Gram matrix is not finite")
         self._gram = gram
         diagonal = np.einsum("gii->gi", gram)
         add = ridge * diagonal.mean(1) + 1e-10
@@ -169,6 +172,8 @@ class _System:
         if self._intercept:
             cross -= self._mean[:, :, None] * mean.reshape(g, 1, m)
         off = cross - self._gram @ self._weight
+        if not np.isfinite(off).all():
+            raise LinAlgError("what is wanted is not finite")
         step = np.stack([cho_solve(f, c) for f, c in zip(self._factors, off, strict=True)])
         weight: Reals = self._weight + step
         if not self._intercept:

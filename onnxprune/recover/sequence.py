@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,10 +24,11 @@ from onnxprune.recover.program import Program, Store, Walk
 from onnxprune.recover.reference import Layer, Reference
 from onnxprune.recover.together import Together
 from onnxprune.recover.view import Indices, View
-from onnxprune.recover.windows import affordable, windows
+from onnxprune.recover.windows import Window, affordable, windows
 
 _LOG = logging.getLogger("onnxprune")
 _EXACT = 1e-9  # error below which there is nothing to repair
+_NOT_FINITE = "what it reads, or what is wanted, is not finite"
 _FEW = 2  # positions per unknown below which only the bias is fitted
 Repair = Callable[..., Fit]
 
@@ -89,32 +91,39 @@ def repair(
     todo = [s for s in known if damaged.intersection(program.reads[s.index])]
     found = windows(program, known, reference, memory / 8) if method == "joint" else {}
     found = {s.index: found[s.index] for s in todo if s.index in found}
-    groups = affordable(found, work)
-    walk = Walk(program, reference.batches, store, [w.start for w in groups.values()])
-    view = partial(View, program, new_biases=new_biases)
-    together = Together(reference, walk, groups, store)
-    done, progress = list[LayerRecovery](), _Progress(len(todo))
-    for site in todo:
-        progress.step()
-        walk.advance(site.index)
-        layer = reference.layers[site.layer.y]
-        record = _repair_layer(view(site, layer.chain, outs[site.weight]), walk, reference, layer, method, ridge)
-        if site.index in groups:
-            group = groups[site.index]
-            views = [view(s, x.chain, outs[s.weight]) for s, x in zip(group.sites, group.layers, strict=True)]
-            record = _joined(record, together.refit(group, views), len(views))
-        done.append(record)
-    walk.advance(len(program.nodes))
-    outputs = [{n: walk.tensor(b, n) for n in program.outputs} for b in range(len(reference.batches))]
-    walk.close()
-    together.close()
-    ops = {n.name or n.output[0]: n.op_type for n in program.nodes}
-    touched = {n.name or n.output[0] for i, n in enumerate(program.nodes) if damaged.intersection(program.reads[i])}
-    done += [
-        LayerRecovery(node, ops[node], None, None, "none", why) for node, why in skipped.items() if node in touched
-    ]
-    notes = ("to keep to the time, layers are refitted one at a time",) if found and not groups else ()
-    return Repaired(program, tuple(done), outputs, notes)
+    planned = affordable(found, work)
+    view = partial(_view, program, outs, new_biases)
+    done, progress = dict[str, LayerRecovery](), _Progress(len(todo))
+    with (
+        closing(Walk(program, reference.batches, store, [w.start for w in planned.values()])) as walk,
+        closing(Together(reference, walk, planned, store)) as together,
+    ):
+        for site in todo:
+            progress.step()
+            walk.advance(site.index)
+            layer = reference.layers[site.layer.y]
+            done[site.layer.node] = _repair_layer(view(site), walk, reference, layer, method, ridge)
+            if site.index in planned:
+                window, usable = planned[site.index], done[site.layer.node].reason != _NOT_FINITE
+                _with_window(done, window, together.refit(window, [view(s) for s in window.sites] if usable else []))
+        walk.advance(len(program.nodes))
+        outputs = [{n: walk.tensor(b, n) for n in program.outputs} for b in range(len(reference.batches))]
+    notes = ("to keep to the time, layers are refitted one at a time",) if found and not planned else ()
+    return Repaired(program, (*done.values(), *_untouched(program, skipped, damaged)), outputs, notes)
+
+
+def _view(program: Program, outs: Mapping[str, Indices], new_biases: bool, site: Site) -> View:
+    return View(program, site, outs[site.weight], new_biases)
+
+
+def _untouched(program: Program, skipped: Mapping[str, str], damaged: set[str]) -> list[LayerRecovery]:
+    """Layers that cannot be refitted though what they read has changed, and why."""
+    touched = {
+        n.name or n.output[0]: n.op_type
+        for n, names in zip(program.nodes, program.reads, strict=True)
+        if damaged.intersection(names)
+    }
+    return [LayerRecovery(n, touched[n], None, None, "none", why) for n, why in skipped.items() if n in touched]
 
 
 def _damaged(program: Program, analysis: Analysis, kept: Mask) -> set[str]:
@@ -149,6 +158,8 @@ def _repair_layer(
     held = samples[reference.train :] or train
     low, high = layer.chain.low, layer.chain.high
     name, told = "moments" if method == "moments" else "least-squares", (site.layer.node, site.layer.op)
+    if not all(each(_is_finite, samples)):
+        return LayerRecovery(*told, None, None, "none", _NOT_FINITE)
     count = sum(s.rows.shape[1] for s in train)
     single = layer.positions[0].sample.size == np.unique(layer.positions[0].sample).size
     if name == "least-squares" and count < _FEW * site.layer.unknowns:
@@ -167,24 +178,37 @@ def _repair_layer(
     if fit.before < _EXACT or (name != "moments" and not fit.after < fit.before):
         why = "nothing to repair" if fit.before < _EXACT else "no better on held-out inputs"
         return LayerRecovery(*told, fit.before, fit.before, "none", why)
-    after, old = fit.after, view.saved()
+    old = view.saved()
     view.write(fit.weight, fit.bias)
-    if view.rounds:
-        written = view.anew()
-        after = least_squares.error(held, written.weight, written.bias, low, high)
-        if name != "moments" and not after < fit.before:
-            view.restore(old)
-            return LayerRecovery(*told, fit.before, fit.before, "none", "no better in the type that stores its weight")
+    written = view.anew()
+    after = least_squares.error(held, written.weight, written.bias, low, high)
+    if name != "moments" and not after < fit.before:
+        view.restore(old)
+        return LayerRecovery(*told, fit.before, fit.before, "none", "no better in the type that stores its weight")
     why = f"{count:,} positions for {site.layer.unknowns:,} unknowns" if name == "bias" else ""
     return LayerRecovery(*told, fit.before, after, name, why)
 
 
-def _joined(record: LayerRecovery, found: Joint | None, layers: int) -> LayerRecovery:
-    """The record of the last layer of a window after its refit."""
+def _with_window(done: dict[str, LayerRecovery], window: Window, found: Joint | None) -> None:
+    """Record the refit of a window: the error is told for its last layer, behind which it aims."""
     if found is None or not found.after < found.before:
-        return record
-    before = found.before if record.before is None else record.before
-    return replace(record, before=before, after=found.after, method="joint", reason=f"{layers} layers at once")
+        return
+    last = window.last.layer
+    for site in window.sites[:-1]:
+        layer = site.layer
+        old = done.get(layer.node)
+        before = None if old is None else old.before
+        done[layer.node] = LayerRecovery(layer.node, layer.op, before, None, "joint", f"together with {last.node}")
+    old = done[last.node]
+    before = found.before if old.before is None else old.before
+    done[last.node] = replace(
+        old, before=before, after=found.after, method="joint", reason=f"{len(window.sites)} layers at once"
+    )
+
+
+def _is_finite(sample: Sample) -> bool:
+    arrays = [a for a in (sample.rows, sample.wanted, sample.added) if a is not None and a.size]
+    return all(bool(np.isfinite(a.max()) and np.isfinite(a.min())) for a in arrays)
 
 
 def _sample(walk: Walk, batch: int, site: Site, layer: Layer, chosen: Indices) -> Sample:

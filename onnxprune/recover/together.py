@@ -33,10 +33,15 @@ class Together:
         self._original = Walk(reference.program, batches, store, [w.end for w in groups.values()])
 
     def refit(self, window: Window, views: Sequence[View]) -> Joint | None:
-        """Refit a window whose last layer is next in the walk, and write it; None where that is not possible."""
+        """Refit a window whose last layer is next in the walk, and write it; None where that is not possible.
+
+        views: of its layers; none where it is to be left alone.
+        """
         walk, program = self._walk, self._reference.program
         self._original.advance(max(self._original.position, program.producer[window.end] + 1))
-        found = self._fit(window, views) if all(v.intercept for v in views) else None
+        batches = {*self._train[: window.pool], *self._held}
+        alike = len({walk.tensor(b, window.start).shape[1:] for b in batches}) == 1  # inputs of one size
+        found = self._fit(window, views) if views and alike and all(v.intercept for v in views) else None
         self._original.unpin(window.end)
         walk.unpin(window.start)
         return found
@@ -56,20 +61,19 @@ class Together:
         old = views[0].saved()
         for v, weight, bias in zip(views, found.weights, found.biases, strict=True):
             v.write(v.site.layer.matrix(weight).astype(np.float64), bias.astype(np.float64))
-        if any(v.rounds for v in views):
-            found = replace(found, after=State(passes, *_arrays([v.anew() for v in views])).error(held))
-            if not found.after < found.before:
-                views[0].restore(old)
-                return found
+        # what is stored may be coarser, and outputs without scale stay as they are
+        found = replace(found, after=State(passes, *_arrays([v.anew() for v in views])).error(held))
+        if not found.after < found.before:
+            views[0].restore(old)
+            return found
         self._walk.again(window.sites[0].index, window.last.layer.x)
         return found
 
     def _parts(self, window: Window, chosen: Indices, batches: Sequence[int]) -> list[Part]:
         """What the window sees and should give, some batches at a time."""
         walk, other = self._walk, window.layers[-1].chain.other
-        each = max(samples(self._reference.batches[batches[0]]), 1)
-        parts = []
-        for own in (batches[i : i + max(_PART // each, 1)] for i in range(0, len(batches), max(_PART // each, 1))):
+        size, parts = max(_PART // max(samples(self._reference.batches[batches[0]]), 1), 1), []
+        for own in (batches[i : i + size] for i in range(0, len(batches), size)):
             x = _joined([walk.tensor(b, window.start) for b in own])
             wanted = _joined([self._original.tensor(self._place[b], window.end)[:, chosen] for b in own])
             parts.append(Part(x, wanted, _joined([walk.tensor(b, other) for b in own]) if other else None))

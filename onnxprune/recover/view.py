@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph import Array
-from onnxprune.recover.chain import Chain
+from onnxprune.recover.chain import chain
 from onnxprune.recover.layers import Site
 from onnxprune.recover.program import Program
 
@@ -19,47 +19,43 @@ Indices = NDArray[np.intp]
 class View:
     """A layer's weight and bias as they act at the end of its chain, to be read and written back.
 
-    site: the layer; chosen: indices of its outputs in the original; intercept: whether there is a place for a bias.
+    site: the layer; chosen: indices of its outputs in the original; new_biases: whether it may get a bias that it
+    lacks; intercept: whether there is a place for a bias.
     """
 
-    def __init__(self, program: Program, site: Site, chain: Chain, chosen: Indices, new_biases: bool = True) -> None:
-        self._program, self.site, self.chosen, self._chain, self._new = program, site, chosen, chain, new_biases
-        self._steps = [(_of(s.scale, chosen), s.sink) for s in chain.steps]
-        self._scale, self._shift = (np.broadcast_to(_of(v, chosen), chosen.shape) for v in chain.affine())
-        layer = site.layer
-        groups = layer.groups
+    def __init__(self, program: Program, site: Site, chosen: Indices, new_biases: bool = True) -> None:
+        self._program, self.site, self.chosen, self._new = program, site, chosen, new_biases
+        way = chain(program, site.layer, site.index, sums=False)  # with what earlier refits have written into it
+        self._steps, layer = way.steps, site.layer
+        self._scale, shift = (np.broadcast_to(v, (layer.channels,)) for v in way.affine())
         matrix = layer.matrix(site.read(program)).astype(np.float64)
-        self.weight: Reals = matrix * self._scale.reshape(groups, 1, -1)
+        self.weight: Reals = matrix * self._scale.reshape(layer.groups, 1, -1)
+        node = program.nodes[site.index]
+        self._bias = node.input[2] if len(node.input) > 2 else ""
         self._own = self._own_bias()
-        self.bias: Reals = self._scale * self._own_value() + self._shift
-        self.intercept = self._own is not None or any(sink for _, sink in self._steps)
+        self.bias: Reals = self._scale * self._own_value() + shift
+        self.intercept = self._own is not None or any(s.sink for s in self._steps)
 
     def _own_bias(self) -> str | None:
         """Initializer of the layer's own bias, "" where one can be added, None where the layer can have none."""
         layer, program = self.site.layer, self._program
         if layer.op == "MatMul":
             return None
-        if not layer.bias:
-            return "" if self._new and layer.beta != 0 and not any(sink for _, sink in self._steps) else None
-        array = program.weights[layer.bias]
-        alone = len(program.readers[layer.bias]) == 1 and layer.beta != 0
-        return layer.bias if array.size == layer.channels and alone else None
+        if not self._bias:
+            return "" if self._new and layer.beta != 0 and not any(s.sink for s in self._steps) else None
+        array = program.weights[self._bias]
+        alone = len(program.readers[self._bias]) == 1 and layer.beta != 0
+        return self._bias if array.size == layer.channels and alone else None
 
     def _own_value(self) -> Reals:
-        layer = self.site.layer
-        if not layer.bias:
+        if not self._bias:
             return np.zeros(1)
-        value: Reals = np.asarray(self._program.weights[layer.bias], np.float64).reshape(-1) * layer.beta
+        value: Reals = np.asarray(self._program.weights[self._bias], np.float64).reshape(-1) * self.site.layer.beta
         return value
-
-    @property
-    def rounds(self) -> bool:
-        """Whether the stored weight is coarser than what is written."""
-        return bool(self.site.scale) or self._program.weights[self.site.weight].dtype != np.float32
 
     def anew(self) -> View:
         """The layer as it is stored now."""
-        return View(self._program, self.site, self._chain, self.chosen, self._new)
+        return View(self._program, self.site, self.chosen, self._new)
 
     def saved(self) -> dict[str, Array]:
         """What `restore` takes back."""
@@ -98,14 +94,10 @@ class View:
 
     def _into_sink(self, change: Reals) -> None:
         after = np.ones(1)
-        for scale, sink in reversed(self._steps):
-            if sink:
-                old = self._program.weights[sink]
-                self._program.weights[sink] = (old + (change / after).reshape(old.shape)).astype(old.dtype)
+        for step in reversed(self._steps):
+            if step.sink:
+                old = self._program.weights[step.sink]
+                moved = np.divide(change, after, out=np.zeros_like(change), where=change != 0)
+                self._program.weights[step.sink] = (old + moved.reshape(old.shape)).astype(old.dtype)
                 return
-            after = after * scale
-
-
-def _of(vector: Reals, chosen: Indices) -> Reals:
-    """The kept part of one value per channel of the original."""
-    return vector[chosen] if vector.size > 1 else vector
+            after = after * step.scale

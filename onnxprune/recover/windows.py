@@ -9,12 +9,13 @@ from math import ceil, isfinite, prod
 from onnxprune.recover.chain import only_reader
 from onnxprune.recover.joint import Effort
 from onnxprune.recover.layers import Site
-from onnxprune.recover.program import Program
+from onnxprune.recover.program import Feeds, Program
 from onnxprune.recover.reference import Layer, Reference, samples
 
 _MOST = 3  # layers per window: a bottleneck, an inverted residual
 _FEWEST, _POSITIONS, _MOST_INPUTS = 128, 100_000, 400  # inputs and positions of the output that a step looks at
-_PASSES = 7  # what a step costs, in passes over its inputs
+_PASSES = 6  # what a step costs, in passes over its inputs; another one over the held-out inputs
+_CURVATURE = 2 * 256  # passes of inputs for a curvature, of which one serves five steps
 _STEPS = 6
 _EFFORTS = ((_STEPS, 1), (4, 1), (3, 1), (2, 1), (2, 2))  # steps, and by what the inputs of each are divided
 
@@ -24,12 +25,13 @@ class Window:
     """Layers in a row.
 
     sites: in the order of the graph; layers: the same in the reference; pool: batches of it that the fit may see;
-    effort: of the fit; macs: of all layers for one input.
+    held: inputs it is checked on; effort: of the fit; macs: of all layers for one input.
     """
 
     sites: tuple[Site, ...]
     layers: tuple[Layer, ...]
     pool: int
+    held: int
     effort: Effort
     macs: int
 
@@ -54,16 +56,19 @@ def windows(program: Program, sites: Sequence[Site], reference: Reference, memor
 
     memory: bytes that a window's inputs may take.
     """
-    total, made = sum(map(samples, reference.batches[: reference.train])), dict[int, Window]()
-    for run in _runs(program, [s for s in sites if s.layer.op == "Conv"], reference.layers):
+    shapes, made = reference.program.shapes, dict[int, Window]()
+    total, held = (sum(map(samples, b)) for b in (reference.batches[: reference.train], _held(reference)))
+    known = [s for s in sites if s.layer.op == "Conv" and {s.layer.x, s.layer.y} <= shapes.keys()]
+    for run in _runs(program, [s for s in known if program.is_dynamic(s.layer.x)], reference.layers):
         for own in (run[i : i + _MOST] for i in range(0, len(run) - 1, _MOST - 1)):
             layers = tuple(reference.layers[s.layer.y] for s in own)
-            places = [s.layer.places(reference.program.shapes[s.layer.y]) for s in own]
-            macs = sum(p * s.layer.unknowns * s.layer.channels for p, s in zip(places, own, strict=True))
+            rows = _rows(reference, own[0].layer.x)
+            places = [rows * s.layer.places(shapes[s.layer.y]) for s in own]
+            macs = ceil(sum(p * s.layer.unknowns * s.layer.channels for p, s in zip(places, own, strict=True)))
             inputs = min(total, _MOST_INPUTS, max(_FEWEST, ceil(_POSITIONS / places[-1])))
             pool = _pool(reference, own, memory)
             if pool:
-                made[own[-1].index] = Window(tuple(own), layers, pool, Effort(_STEPS, inputs=inputs), macs)
+                made[own[-1].index] = Window(tuple(own), layers, pool, held, Effort(_STEPS, inputs=inputs), macs)
     return made
 
 
@@ -73,9 +78,15 @@ def affordable(found: Mapping[int, Window], work: float) -> dict[int, Window]:
         planned = {
             i: replace(w, effort=Effort(steps, inputs=ceil(w.effort.inputs / divisor))) for i, w in found.items()
         }
-        if sum(_PASSES * steps * w.effort.inputs * w.macs for w in planned.values()) <= work:
+        if sum(_work(w) for w in planned.values()) <= work:
             return planned
     return {}
+
+
+def _work(window: Window) -> int:
+    """Multiply-adds of a fit."""
+    steps, inputs = window.effort.count, window.effort.inputs
+    return window.macs * (steps * (_PASSES * inputs + window.held) + ceil(steps / 5) * _CURVATURE)
 
 
 def _runs(program: Program, sites: Sequence[Site], layers: Mapping[str, Layer]) -> list[list[Site]]:
@@ -111,14 +122,26 @@ def _next(program: Program, layer: Layer) -> int | None:
     return readers[0] if alone else None
 
 
-def _pool(reference: Reference, run: Sequence[Site], memory: float) -> int:
-    """How many of the batches that fits may see fit into the memory."""
+def _held(reference: Reference) -> Sequence[Feeds]:
+    """What fits are checked on: batches that they do not see, if there are any."""
+    return reference.batches[reference.train :] or reference.batches[: reference.train]
+
+
+def _rows(reference: Reference, name: str) -> float:
+    """Length of a tensor's first axis per input of the network."""
     shapes = reference.program.shapes
-    each = 4 * (prod(shapes[run[0].layer.x][1:]) + 2 * prod(shapes[run[-1].layer.y][1:]))
-    count, held = 0, 0
+    traced = [shapes[n][0] for n in reference.program.inputs if shapes.get(n)]
+    return shapes[name][0] / max([1, *traced])
+
+
+def _pool(reference: Reference, run: Sequence[Site], memory: float) -> int:
+    """How many of the batches that fits may see fit into the memory, beside the held-out ones."""
+    shapes, start, end = reference.program.shapes, run[0].layer.x, run[-1].layer.y
+    each = 4 * _rows(reference, start) * (prod(shapes[start][1:]) + 2 * prod(shapes[end][1:]))
+    count, taken = 0, each * sum(map(samples, reference.batches[reference.train :]))
     for batch in reference.batches[: reference.train]:
-        held += each * samples(batch)
-        if held > memory:
+        taken += each * samples(batch)
+        if taken > memory:
             break
         count += 1
     return count

@@ -55,7 +55,7 @@ def _layers(layers: tuple[LayerRecovery, ...]) -> str:
     if not fitted:
         idle = sum(x.method == "none" for x in layers)
         return f"{len(layers) - idle} weights changed, {idle} left."
-    done = [x for x in fitted if x.method != "none"]
+    done = [x for x in layers if x.method != "none"]
     worst = sorted(fitted, key=lambda x: -(x.after or 0))[:_WORST]
     shown = "\n".join(f"  {x.before:8.3f} -> {x.after:.3f}  {short(x.node)}" for x in worst)
     left = f", {len(layers) - len(done)} left as they were (--json says why)" if len(layers) > len(done) else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from graphs import analyse, each
-from recovering import Case
 
 from onnxprune.recover.chain import chain
 from onnxprune.recover.layers import sites
@@ -132,19 +131,16 @@ def test_where_the_bias_goes(inputs, body, changed):
     """A weight and bias written for the end of the chain act there as asked, through the place that there is."""
     text = HEAD.format(inputs, body).replace("float[6,6] plane", "float[6,6] plane, float[1,1,1,1] e")
     analysis = analyse(text)
-    case = Case(analysis, np.ones(analysis.classes + 1, bool), batches=2, samples=4)
     whole = program(analysis.model, analysis.shapes)
-    layer = case.reference.layers["k"]
     site = next(s for s in sites(whole)[0] if s.layer.y == "k")
     old = dict(whole.weights)
-    view = View(whole, site, layer.chain, np.arange(4))
+    view = View(whole, site, np.arange(4))
     assert view.intercept
     rng = np.random.default_rng(2)
     weight, bias = rng.standard_normal(view.weight.shape), rng.standard_normal(4)
     view.write(weight, bias)
     assert {n for n, a in whole.weights.items() if n not in old or not np.array_equal(a, old[n])} == changed
-    site = next(s for s in sites(whole)[0] if s.layer.y == "k")
-    again = View(whole, site, chain(whole, site.layer, site.index), np.arange(4))
+    again = view.anew()
     np.testing.assert_allclose(again.weight, weight, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(again.bias, bias, rtol=1e-4, atol=1e-5)
 
@@ -156,7 +152,7 @@ def test_no_place_for_a_bias():
     )
     whole = program(analysis.model, analysis.shapes)
     site = sites(whole)[0][1]
-    view = View(whole, site, chain(whole, site.layer, site.index), np.arange(2))
+    view = View(whole, site, np.arange(2))
     assert not view.intercept
 
 
@@ -168,7 +164,7 @@ def test_a_dead_channel():
     whole = program(analysis.model, analysis.shapes)
     site = next(s for s in sites(whole)[0] if s.layer.y == "k")
     old = site.read(whole)
-    view = View(whole, site, chain(whole, site.layer, site.index), np.arange(4))
+    view = View(whole, site, np.arange(4))
     view.write(view.weight + 1, view.bias + 1)
     new = site.read(whole)
     assert np.array_equal(new[1], old[1])
@@ -182,7 +178,7 @@ def test_a_shared_beta(pair):
     analysis = analyse(HEAD.format("v", f"{BN}\n out = Relu(n)").replace("s, o, m, var)", f"s, {pair}, {pair}, var)"))
     whole = program(analysis.model, analysis.shapes)
     site = next(s for s in sites(whole)[0] if s.layer.y == "k")
-    view = View(whole, site, chain(whole, site.layer, site.index), np.arange(4))
+    view = View(whole, site, np.arange(4))
     view.write(view.weight, view.bias + 1)
-    again = View(whole, sites(whole)[0][-1], chain(whole, sites(whole)[0][-1].layer, site.index), np.arange(4))
+    again = view.anew()
     np.testing.assert_allclose(again.bias, view.bias + 1, rtol=1e-4, atol=1e-5)

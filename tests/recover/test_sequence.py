@@ -360,3 +360,28 @@ def test_layers_that_cannot_be_refitted():
     assert {(x.node, x.op, x.method, x.reason) for x in case.repaired().layers} == {
         (n, "Conv", "none", "its weight is shared with another layer") for n in "yz"
     }
+
+
+@pytest.mark.parametrize("method", ["moments", "least-squares", "joint"])
+def test_activations_that_overflow(method):
+    """Where a half-precision activation is infinite, what reads it is left as it was cut, and the rest is repaired."""
+    text = f"""g ({PLANE}) => (float[] y) <float[5,3,3,3] w, float[5] b, float[4,5,1,1] v, float[4] c, float[2,4,1,1] u> {{
+        h = Conv(x, w, b)
+        r = Relu(h)
+        k = Conv(r, v, c)
+        s = Sigmoid(k)
+        y = Conv(s, u)
+    }}""".replace("float[", "float16[")
+    analysis = analyse(text)
+    bias = analysis.model.constants()["b"]
+    bias.values = np.array([0, 6e4, 0, 0, 0], np.float16)
+    scale = analysis.model.constants()["w"]
+    scale.values = np.where(np.arange(5)[:, None, None, None] == 1, 2e4, scale.values).astype(np.float16)
+    kept = np.ones(analysis.classes + 1, bool)
+    kept[[1, 7]] = False
+    case = Case(analysis, kept)
+    done = case.repaired(method=method)
+    found = {x.node: x for x in done.layers}
+    (broken,) = (x for x in found.values() if "not finite" in x.reason)
+    assert broken.method == "none"
+    assert all(np.isfinite(a).all() for a in done.program.weights.values())
