@@ -30,6 +30,15 @@ CASES = {
         [(-0.5, 0.5), FREE],
         (12, 9),
     ),
+    "padded 1x1, stride above the kernel, an odd pad in front": (
+        [
+            (3, 5, (1, 1), {"pads": [1, 0, 2, 1]}),
+            (5, 4, (2, 2), {"strides": [3, 4]}),
+            (4, 6, (2, 2), {"auto_pad": "SAME_LOWER"}),
+        ],
+        [RELU, RELU, RELU],
+        (10, 13),
+    ),
     "no activation between, 1 axis": ([(2, 5, (3,), {}), (5, 3, (3,), {"strides": [2]})], [FREE, RELU], (14,)),
     "3 axes": ([(2, 4, (2, 1, 2), {"strides": [2, 1, 1]}), (4, 3, (1, 2, 2), {})], [RELU, FREE], (5, 4, 6)),
 }

@@ -70,7 +70,7 @@ def refit(
 ) -> Joint:
     """The weights and biases that are best on `held` among those given and those after each step.
 
-    Raises numpy's LinAlgError where a curvature cannot be inverted.
+    Raises numpy's LinAlgError where a curvature is singular or not finite.
     """
     effort, rng = effort or Effort(), np.random.default_rng(seed)
     at = State(passes, list(weights), list(biases))
@@ -127,7 +127,7 @@ class State:
 
     def moved(self, step: Matrices) -> State:
         """These layers after a step."""
-        changes = [_split(layer, m) for layer, m in zip(self.passes.layers, step, strict=True)]
+        changes = self._changes(step)
         return replace(
             self,
             weights=[w + c for w, (c, _) in zip(self.weights, changes, strict=True)],
@@ -136,8 +136,10 @@ class State:
 
     def tangent(self, inputs: Sequence[Floats], step: Matrices) -> Floats:
         """First-order change of the last output for a step."""
-        changes = [_split(layer, m) for layer, m in zip(self.passes.layers, step, strict=True)]
-        return self.passes.tangent(inputs, self.weights, changes)
+        return self.passes.tangent(inputs, self.weights, self._changes(step))
+
+    def _changes(self, step: Matrices) -> list[tuple[Floats, Floats]]:
+        return [_split(layer, m) for layer, m in zip(self.passes.layers, step, strict=True)]
 
 
 def _split(layer: Linear, matrix: Doubles) -> tuple[Floats, Floats]:

@@ -76,9 +76,9 @@ def repair(
 
     kept: [classes + 1] bool, what the cut kept. method: "moments", "least-squares", or "joint", which is least squares
     and then, at the end of each window of convolutions, a refit of all of its layers. new_biases: whether layers
-    without a place for a bias may get one. memory, work: bytes and multiply-adds that "joint" may take. Each node runs
-    once on all batches ("joint": twice). A repair that does not lower a layer's error on the held-out batches is not
-    made ("moments" is).
+    without a place for a bias may get one. memory, work: bytes and multiply-adds that "joint" may take. The cut model
+    runs once on all batches; "joint" runs the original beside it, on those that it fits and checks windows with. A
+    repair that does not lower a layer's error on the held-out batches, as stored, is not made ("moments" is).
     """
     outs = {x.weight: np.flatnonzero(kept[x.outputs]) for x in analysis.layers if x.weight is not None}
     candidates, skipped = sites(program)
