@@ -17,8 +17,6 @@ from onnxprune.recover.reference import Reference, samples
 from onnxprune.recover.view import Indices, View
 from onnxprune.recover.windows import Window
 
-_PART = 64  # inputs of a window at once
-
 
 class Together:
     """Refits windows on the walk of a cut model, beside one of the original on the same batches."""
@@ -72,11 +70,15 @@ class Together:
     def _parts(self, window: Window, chosen: Indices, batches: Sequence[int]) -> list[Part]:
         """What the window sees and should give, some batches at a time."""
         walk, other = self._walk, window.layers[-1].chain.other
-        size, parts = max(_PART // max(samples(self._reference.batches[batches[0]]), 1), 1), []
+        inputs = max(samples(self._reference.batches[batches[0]]), 1)
+        size, parts = max(window.part // inputs, 1), []
         for own in (batches[i : i + size] for i in range(0, len(batches), size)):
             x = _joined([walk.tensor(b, window.start) for b in own])
             wanted = _joined([self._original.tensor(self._place[b], window.end)[:, chosen] for b in own])
-            parts.append(Part(x, wanted, _joined([walk.tensor(b, other) for b in own]) if other else None))
+            added = _joined([walk.tensor(b, other) for b in own]) if other else None
+            step = max(window.part * len(x) // (inputs * len(own)), 1)
+            slices = (slice(i, i + step) for i in range(0, len(x), step))
+            parts += [Part(x[at], wanted[at], None if added is None else added[at]) for at in slices]
         return parts
 
     def close(self) -> None:

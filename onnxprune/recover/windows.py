@@ -16,6 +16,7 @@ _MOST = 3  # layers per window: a bottleneck, an inverted residual
 _FEWEST, _POSITIONS, _MOST_INPUTS = 128, 100_000, 400  # inputs and positions of the output that a step looks at
 _PASSES = 6  # what a step costs, in passes over its inputs; another one over the held-out inputs
 _CURVATURE = 2 * 256  # passes of inputs for a curvature, of which one serves five steps
+_PART, _PARTS = 64, 12  # inputs at once: at most, and so that their tensors take such a part of the memory
 _STEPS = 6
 _EFFORTS = ((_STEPS, 1), (4, 1), (3, 1), (2, 1), (2, 2))  # steps, and by what the inputs of each are divided
 
@@ -25,12 +26,14 @@ class Window:
     """Layers in a row.
 
     sites: in the order of the graph; layers: the same in the reference; pool: batches of it that the fit may see;
-    held: inputs it is checked on; effort: of the fit; macs: of all layers for one input.
+    part: inputs that it looks at at once; held: inputs it is checked on; effort: of the fit; macs: of all layers for
+    one input.
     """
 
     sites: tuple[Site, ...]
     layers: tuple[Layer, ...]
     pool: int
+    part: int
     held: int
     effort: Effort
     macs: int
@@ -67,8 +70,11 @@ def windows(program: Program, sites: Sequence[Site], reference: Reference, memor
             macs = ceil(sum(p * s.layer.unknowns * s.layer.channels for p, s in zip(places, own, strict=True)))
             inputs = min(total, _MOST_INPUTS, max(_FEWEST, ceil(_POSITIONS / places[-1])))
             pool = _pool(reference, own, memory)
+            names = [own[0].layer.x, *(s.layer.y for s in own)]
+            part = int(memory / _PARTS / (4 * rows * sum(prod(shapes[n][1:]) for n in names)))
+            effort = Effort(_STEPS, inputs=inputs)
             if pool:
-                made[own[-1].index] = Window(tuple(own), layers, pool, held, Effort(_STEPS, inputs=inputs), macs)
+                made[own[-1].index] = Window(tuple(own), layers, pool, max(1, min(part, _PART)), held, effort, macs)
     return made
 
 

@@ -234,6 +234,15 @@ def test_all_memory_is_given_back():
     assert store.held == held
 
 
+def test_a_few_inputs_at_a_time():
+    """With little memory, batches are taken apart; the refit is as good."""
+    case = cases(BLOCKS)
+    small, large = case.repaired(method="joint", memory=8 * 9e5), case.repaired(method="joint")
+    assert joint_outputs(case, small) == ["j", "j1"]
+    assert case.after(small) == pytest.approx(case.after(large), rel=0.1)
+    assert case.after(small) < case.after(case.repaired())
+
+
 def test_no_place_for_a_bias():
     """Where a layer may not get the bias that it lacks, its window stays as least squares left it."""
     case = cases(BLOCKS)

@@ -133,11 +133,11 @@ CASES = {
 }
 
 
-def found_in(text, memory=1e9):
+def found_in(text, memory=1e9, samples=32):
     """The windows of an uncut network."""
     analysis = analyse(text)
     whole = program(analysis.model, analysis.shapes)
-    made = reference(whole, sites(whole)[0], feeds(analysis.model, 3), 1)
+    made = reference(whole, sites(whole)[0], feeds(analysis.model, 3, samples=samples), 1)
     return windows(whole, sites(whole)[0], made, memory)
 
 
@@ -178,3 +178,10 @@ def test_memory_limits_the_inputs(batches, pool):
     limit = (1 + batches) * 32 * 3 * (3 * 64 * 4)  # one batch is held out
     found = found_in(CASES["a residual block"][0], limit)
     assert [w.pool for w in found.values()] == [pool] * (pool > 0)
+
+
+@pytest.mark.parametrize(("inputs", "part"), [(7, 7), (1000, 64), (0.99, 1)])
+def test_memory_limits_what_is_looked_at_at_once(inputs, part):
+    """The tensors of a window, here four of 3 channels of 8 x 8, take a twelfth of the memory at once."""
+    (found,) = found_in(CASES["a bottleneck"][0], 12 * inputs * 4 * (4 * 3 * 64) + 1e-3, samples=1).values()
+    assert found.part == part
