@@ -27,7 +27,7 @@ _RIDGE, _GRADIENT_RIDGE = 1e-3, 1e-2  # shares of the mean diagonal of the two G
 _REFRESH = 5  # steps between two curvatures
 _CURVATURE = 256  # inputs that a curvature looks at
 _LENGTH = 4  # one of so many inputs of a step is enough to tell its length
-_ROWS = 1 << 26  # bytes of rows gathered at once
+_ROWS = 1 << 25  # bytes of rows gathered at once
 
 
 @dataclass(frozen=True, slots=True)

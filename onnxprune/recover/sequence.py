@@ -25,6 +25,7 @@ from onnxprune.recover.reference import Layer, Reference
 from onnxprune.recover.together import Together
 from onnxprune.recover.view import Indices, View
 from onnxprune.recover.windows import Window, affordable, windows
+from onnxprune.runtime import trim
 
 _LOG = logging.getLogger("onnxprune")
 _EXACT = 1e-9  # error below which there is nothing to repair
@@ -106,6 +107,7 @@ def repair(
             if site.index in planned:
                 window, usable = planned[site.index], done[site.layer.node].reason != _NOT_FINITE
                 _with_window(done, window, together.refit(window, [view(s) for s in window.sites] if usable else []))
+            trim()
         walk.advance(len(program.nodes))
         outputs = [{n: walk.tensor(b, n) for n in program.outputs} for b in range(len(reference.batches))]
     notes = ("to keep to the time, layers are refitted one at a time",) if found and not planned else ()

@@ -16,7 +16,7 @@ _MOST = 3  # layers per window: a bottleneck, an inverted residual
 _FEWEST, _POSITIONS, _MOST_INPUTS = 128, 100_000, 400  # inputs and positions of the output that a step looks at
 _PASSES = 6  # what a step costs, in passes over its inputs; another one over the held-out inputs
 _CURVATURE = 2 * 256  # passes of inputs for a curvature, of which one serves five steps
-_PART, _PARTS = 64, 12  # inputs at once: at most, and so that their tensors take such a part of the memory
+_PART, _PARTS = 64, 24  # inputs at once: at most, and so that their tensors take such a part of the memory
 _STEPS = 6
 _EFFORTS = ((_STEPS, 1), (4, 1), (3, 1), (2, 1), (2, 2))  # steps, and by what the inputs of each are divided
 

@@ -182,6 +182,6 @@ def test_memory_limits_the_inputs(batches, pool):
 
 @pytest.mark.parametrize(("inputs", "part"), [(7, 7), (1000, 64), (0.99, 1)])
 def test_memory_limits_what_is_looked_at_at_once(inputs, part):
-    """The tensors of a window, here four of 3 channels of 8 x 8, take a twelfth of the memory at once."""
-    (found,) = found_in(CASES["a bottleneck"][0], 12 * inputs * 4 * (4 * 3 * 64) + 1e-3, samples=1).values()
+    """The tensors of a window, here four of 3 channels of 8 x 8, take a 24th of the memory at once."""
+    (found,) = found_in(CASES["a bottleneck"][0], 24 * inputs * 4 * (4 * 3 * 64) + 1e-3, samples=1).values()
     assert found.part == part
