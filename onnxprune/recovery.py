@@ -261,11 +261,11 @@ class Study:
 
     def original(self) -> list[Feeds]:
         """The original's outputs on the same inputs."""
-        return list(self.held_of(self.reference.outputs))
+        return self.held_of(self.reference.outputs)
 
-    def held_of(self, batches: Sequence[Feeds]) -> Sequence[Feeds]:
-        """Those of the batches that no fit has seen."""
-        return batches[self.reference.train :] if self.reference.held else batches
+    def held_of(self, batches: Sequence[Feeds]) -> list[Feeds]:
+        """Those of the batches that fits are checked on."""
+        return [batches[b] for b in self.reference.checks]
 
 
 def recover(

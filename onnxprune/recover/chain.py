@@ -86,6 +86,7 @@ def chain(program: Program, layer: Linear, index: int, *, sums: bool = True) -> 
 
 
 def only_reader(program: Program, name: str) -> NodeProto | None:
+    """The node that reads a tensor; None where there is not exactly one, or the tensor is a result of the model."""
     readers = program.readers.get(name, [])
     return program.nodes[readers[0]] if len(readers) == 1 and name not in program.outputs else None
 

@@ -27,6 +27,7 @@ _RIDGE, _GRADIENT_RIDGE = 1e-3, 1e-2  # shares of the mean diagonal of the two G
 _REFRESH = 5  # steps between two curvatures
 _CURVATURE = 256  # inputs that a curvature looks at
 _LENGTH = 4  # one of so many inputs of a step is enough to tell its length
+_PASSES = 6  # what a step costs, in passes over its inputs
 _ROWS = 1 << 25  # bytes of rows gathered at once
 
 
@@ -46,6 +47,10 @@ class Effort:
     count: int = 6
     patience: int = 2
     inputs: int = 200
+
+    def passes(self, held: int) -> int:
+        """What a fit costs, in passes of one input through the layers, where it is checked on `held` inputs."""
+        return self.count * (_PASSES * self.inputs + held) + ceil(self.count / _REFRESH) * 2 * _CURVATURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +108,7 @@ class State:
         """What each layer reads, and how far the last output is off: not at all where the activation behind is flat and
         the wanted value lies in the same flat part.
         """
-        inputs, y = self.passes.forward(part.x, self.weights, self.biases)
-        if part.added is not None:
-            y = y + part.added
+        inputs, y = self._outputs(part)
         low, high = map(np.float32, self.passes.ranges[-1])
         off = y - part.wanted
         if low > -np.inf:
@@ -119,11 +122,14 @@ class State:
         low, high = self.passes.ranges[-1]
 
         def sums(part: Part) -> Sums:
-            y = self.passes.forward(part.x, self.weights, self.biases)[1]
-            made = y if part.added is None else y + part.added
-            return Sums.of(np.clip(made, low, high), np.clip(part.wanted, low, high), channels=1)
+            return Sums.of(np.clip(self._outputs(part)[1], low, high), np.clip(part.wanted, low, high), channels=1)
 
         return sum(each(sums, parts), Sums()).share
+
+    def _outputs(self, part: Part) -> tuple[list[Floats], Floats]:
+        """What each layer reads, and the last output with what is added there."""
+        inputs, y = self.passes.forward(part.x, self.weights, self.biases)
+        return inputs, y if part.added is None else y + part.added
 
     def moved(self, step: Matrices) -> State:
         """These layers after a step."""

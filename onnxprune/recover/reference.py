@@ -46,6 +46,11 @@ class Reference:
         """Number of batches that fits may see."""
         return len(self.batches) - self.held
 
+    @property
+    def checks(self) -> range:
+        """Indices of the batches that fits are checked on: those that they may not see, if there are any."""
+        return range(self.train, len(self.batches)) if self.held else range(len(self.batches))
+
 
 def samples(batch: Feeds) -> int:
     """Inputs in a batch."""

@@ -51,8 +51,7 @@ class LayerRecovery:
 
 @dataclass(frozen=True)
 class Repaired:
-    """A program whose layers were refitted, what became of each layer, the network's outputs per batch, and
-    what was left out."""
+    """A program whose layers were refitted, what became of each, the network's outputs per batch, what was left out."""
 
     program: Program
     layers: tuple[LayerRecovery, ...]
@@ -157,7 +156,7 @@ def _repair_layer(
     site = view.site
     samples = each(lambda b: _sample(walk, b, site, layer, view.chosen), range(len(reference.batches)))
     train = samples[: reference.train]
-    held = samples[reference.train :] or train
+    held = [samples[b] for b in reference.checks]
     low, high = layer.chain.low, layer.chain.high
     name, told = "moments" if method == "moments" else "least-squares", (site.layer.node, site.layer.op)
     if not all(each(_is_finite, samples)):

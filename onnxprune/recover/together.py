@@ -25,7 +25,7 @@ class Together:
         self._reference, self._walk = reference, walk
         pool = max((w.pool for w in groups.values()), default=0)
         self._train = range(pool)
-        self._held = range(reference.train, len(reference.batches)) or self._train
+        self._held = reference.checks
         self._place = {b: i for i, b in enumerate(dict.fromkeys([*self._train, *self._held]))}
         batches = [reference.batches[b] for b in self._place] if groups else []
         self._original = Walk(reference.program, batches, store, [w.end for w in groups.values()])

@@ -9,16 +9,13 @@ from math import ceil, isfinite, prod
 from onnxprune.recover.chain import only_reader
 from onnxprune.recover.joint import Effort
 from onnxprune.recover.layers import Site
-from onnxprune.recover.program import Feeds, Program
+from onnxprune.recover.program import Program
 from onnxprune.recover.reference import Layer, Reference, samples
 
 _MOST = 3  # layers per window: a bottleneck, an inverted residual
 _FEWEST, _POSITIONS, _MOST_INPUTS = 128, 100_000, 400  # inputs and positions of the output that a step looks at
-_PASSES = 6  # what a step costs, in passes over its inputs; another one over the held-out inputs
-_CURVATURE = 2 * 256  # passes of inputs for a curvature, of which one serves five steps
 _PART, _PARTS = 64, 24  # inputs at once: at most, and so that their tensors take such a part of the memory
-_STEPS = 6
-_EFFORTS = ((_STEPS, 1), (4, 1), (3, 1), (2, 1), (2, 2))  # steps, and by what the inputs of each are divided
+_EFFORTS = ((6, 1), (4, 1), (3, 1), (2, 1), (2, 2))  # steps, and by what the inputs of each are divided
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,9 @@ def windows(program: Program, sites: Sequence[Site], reference: Reference, memor
     memory: bytes that a window's inputs may take.
     """
     shapes, made = reference.program.shapes, dict[int, Window]()
-    total, held = (sum(map(samples, b)) for b in (reference.batches[: reference.train], _held(reference)))
+    total, held = (
+        sum(samples(reference.batches[b]) for b in own) for own in (range(reference.train), reference.checks)
+    )
     known = [s for s in sites if s.layer.op == "Conv" and {s.layer.x, s.layer.y} <= shapes.keys()]
     for run in _runs(program, [s for s in known if program.is_dynamic(s.layer.x)], reference.layers):
         for own in (run[i : i + _MOST] for i in range(0, len(run) - 1, _MOST - 1)):
@@ -72,9 +71,9 @@ def windows(program: Program, sites: Sequence[Site], reference: Reference, memor
             pool = _pool(reference, own, memory)
             names = [own[0].layer.x, *(s.layer.y for s in own)]
             part = int(memory / _PARTS / (4 * rows * sum(prod(shapes[n][1:]) for n in names)))
-            effort = Effort(_STEPS, inputs=inputs)
             if pool:
-                made[own[-1].index] = Window(tuple(own), layers, pool, max(1, min(part, _PART)), held, effort, macs)
+                sized = (pool, max(1, min(part, _PART)), held, Effort(inputs=inputs), macs)
+                made[own[-1].index] = Window(tuple(own), layers, *sized)
     return made
 
 
@@ -84,15 +83,9 @@ def affordable(found: Mapping[int, Window], work: float) -> dict[int, Window]:
         planned = {
             i: replace(w, effort=Effort(steps, inputs=ceil(w.effort.inputs / divisor))) for i, w in found.items()
         }
-        if sum(_work(w) for w in planned.values()) <= work:
+        if sum(w.macs * w.effort.passes(w.held) for w in planned.values()) <= work:
             return planned
     return {}
-
-
-def _work(window: Window) -> int:
-    """Multiply-adds of a fit."""
-    steps, inputs = window.effort.count, window.effort.inputs
-    return window.macs * (steps * (_PASSES * inputs + window.held) + ceil(steps / 5) * _CURVATURE)
 
 
 def _runs(program: Program, sites: Sequence[Site], layers: Mapping[str, Layer]) -> list[list[Site]]:
@@ -126,11 +119,6 @@ def _next(program: Program, layer: Layer) -> int | None:
     readers = program.readers.get(name, [])
     alone = len(readers) == 1 and name not in program.outputs and program.nodes[readers[0]].input[0] == name
     return readers[0] if alone else None
-
-
-def _held(reference: Reference) -> Sequence[Feeds]:
-    """What fits are checked on: batches that they do not see, if there are any."""
-    return reference.batches[reference.train :] or reference.batches[: reference.train]
 
 
 def _rows(reference: Reference, name: str) -> float:

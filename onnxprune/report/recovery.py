@@ -10,8 +10,6 @@ from onnxprune.recovery import Recovery
 from onnxprune.report.names import short
 
 _WORST = 6  # layers shown
-
-
 _NAMES = {"joint": "joint refits"}
 
 
