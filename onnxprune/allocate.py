@@ -8,11 +8,11 @@ the budget is removed; what is left of the gap is filled by chunks from near the
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, combinations, product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,8 @@ class Target:
 class Allocation:
     """What to keep: [classes + 1] bool, its cost and the original's, the kept fraction of the target's kind.
 
-    smallest: the fraction with every chunk gone that may go; note: why the target is missed or met loosely, else "".
+    smallest: the fraction with every chunk gone that may go; note: why the target is missed or met loosely, else "";
+    tried: what a search tried on the way, JSON-ready.
     """
 
     kept: Mask
@@ -58,6 +59,7 @@ class Allocation:
     fraction: float
     smallest: float
     note: str
+    tried: Mapping[str, Any] | None = None
 
 
 def allocate(
@@ -66,7 +68,7 @@ def allocate(
     cost_model: CostModel,
     *,
     target: Target,
-    min_keep: float = 0.1,
+    min_keep: float | Reals = 0.1,
     align: int | Literal["auto"] = "auto",
     protect: Mask | None = None,
     inexact: bool = False,
@@ -77,7 +79,8 @@ def allocate(
 
     scores: [classes + 1] float64, larger means keep; they are divided by the mean absolute score of their group, if
     per_group.
-    min_keep: least share of the positions of a group that stays (its own and the frozen ones; never none).
+    min_keep: least share of the positions of a group that stays (its own and the frozen ones; never none), one number
+    or one per group, [groups + 1].
     align: widths stay multiples of it; "auto" is 8 from 32 positions on, 4 from 8 on, else 1 (where classes are so
     large or so few that this removes nothing, the common divisor of the width and 4). Positions of other groups on the
     axis count as kept. protect: [classes + 1] bool, classes that stay; inexact: whether inexact classes may leave.
@@ -107,10 +110,10 @@ def allocate(
     return Allocation(kept, cost_model.original, reached, fraction, smallest, note)
 
 
-def _check(analysis: Analysis, scores: Reals, min_keep: float, align: int | str) -> None:
+def _check(analysis: Analysis, scores: Reals, min_keep: float | Reals, align: int | str) -> None:
     if scores.shape != (analysis.classes + 1,) or not np.isfinite(scores[1:]).all():
         raise UsageError(f"scores must be one finite number per class, [{analysis.classes + 1}]")
-    if not 0 <= min_keep <= 1:
+    if not np.all((np.asarray(min_keep) >= 0) & (np.asarray(min_keep) <= 1)):
         raise UsageError(f"--min-keep {min_keep}: the least share of a group must be within 0..1")
     if align != "auto" and (isinstance(align, str) or align < 1):
         raise UsageError(f"--align {align}: must be 'auto' or a positive integer")
@@ -120,7 +123,7 @@ def _unreachable(
     analysis: Analysis,
     target: Target,
     smallest: float,
-    min_keep: float,
+    min_keep: float | Reals,
     align: int | str,
     protect: Mask | None,
     inexact: bool,
@@ -131,7 +134,7 @@ def _unreachable(
     stay = [f"{refused:,} are inexact (--inexact admits them)"] if refused else []
     stay += [f"{protected:,} are protected by --keep"] if protected else []
     stays = f" Of {analysis.classes:,} classes {' and '.join(stay)}." if stay else ""
-    hints = ["a smaller --min-keep"] if min_keep > 0 else []
+    hints = ["a smaller --min-keep"] if np.any(np.asarray(min_keep) > 0) else []
     hints += ["--align 1"] if align != 1 else []
     if refused + protected >= analysis.classes:
         hints = []
@@ -235,7 +238,7 @@ class _Chunks:
         return result
 
 
-def _chunks(analysis: Analysis, scores: Reals, free: Mask, min_keep: float, align: int | Literal["auto"]) -> _Chunks:
+def _chunks(analysis: Analysis, scores: Reals, free: Mask, min_keep: float | Reals, align: int | Literal["auto"]) -> _Chunks:
     group, groups = analysis.group, len(analysis.groups)
     classes = np.flatnonzero(free)
     classes = classes[np.lexsort((scores[classes], group[classes]))]  # by group, ascending score
@@ -260,7 +263,7 @@ def _chunks(analysis: Analysis, scores: Reals, free: Mask, min_keep: float, alig
     return _Chunks(of_class, owner[at], means, first, members)
 
 
-def _widths(analysis: Analysis, min_keep: float) -> tuple[Counts, Counts, Counts]:
+def _widths(analysis: Analysis, min_keep: float | Reals) -> tuple[Counts, Counts, Counts]:
     """Positions per class on its group's axis [classes + 1]; per group [groups + 1] its width and how many must stay.
 
     Positions of other groups count as staying in the width, but not towards the floor.

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnxprune import criteria, difference, explanation, files, normalize, recovery
+from onnxprune import criteria, difference, explanation, files, normalize, recovery, search
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.budget import Budget, overhead
@@ -257,10 +258,14 @@ def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock) -> S
 def _chosen(budget: Budget, study: Study | None, clock: Clock) -> tuple[Allocation, Plan]:
     analysis, options, keep = budget.analysis, budget.options, budget.target.keep
     with clock("select"):
-        if study is None:
+        decide = partial(budget.decide, keep=keep)
+        if options.allocation in search.ALLOCATIONS:
+            choice = search.select(
+                options.allocation, options.criterion, analysis, study, budget.free, decide, options.search
+            )
+        elif study is None:
             scores = criteria.score(options.criterion, analysis, seed=options.seed)
-            flat = options.allocation == "uniform"
-            choice = budget.decide(criteria.uniform(analysis, scores) if flat else scores, not flat, keep)
+            choice = recovery.by_ranking(analysis, scores, options.allocation, decide)
         else:
             choice = study.select(options.criterion, options.allocation, keep, budget.cost, budget.free, budget.decide)
     with clock("plan"):
@@ -321,6 +326,7 @@ def _finish(
         reachable=choice.smallest if choice else None,
         settings=plan.settings,
         recovery=recovered,
+        tried=choice.tried if choice else None,
     )
     return Result(proto, plan, report)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune import files
 from onnxprune.allocate import Allocation, Target, allocate
-from onnxprune.analysis import Analysis, Mask
+from onnxprune.analysis import Analysis, Mask, Role
 from onnxprune.cost import CostModel
 from onnxprune.errors import UsageError
 from onnxprune.normalize.describe import export
@@ -27,6 +27,7 @@ class Budget:
     def __init__(self, analysis: Analysis, options: Options) -> None:
         self.analysis, self.options, self.target = analysis, options, options.target()
         self._protect = protected(analysis, options.patterns)  # a wrong pattern is known before any work
+        self._floors = floors(analysis, options.min_keep, options.rates)
         self.free: Mask = ~self._protect & (~analysis.inexact if not options.inexact else True)
         cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
         self.cost, self.digest = CostModel(analysis, overhead(cleaned)), files.digest(cleaned)
@@ -39,7 +40,7 @@ class Budget:
             scores,
             self.cost,
             target=Target(self.target.kind, keep),
-            min_keep=options.min_keep,
+            min_keep=self._floors,
             align=options.align,
             protect=self._protect,
             inexact=options.inexact,
@@ -54,9 +55,9 @@ class Budget:
             self.decide(equal, False, self.target.keep)
 
 
-def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
-    """[classes + 1] bool: the classes of layers that `--keep` names. Raises UsageError for a pattern that names
-    nothing.
+def protected(analysis: Analysis, patterns: Sequence[str], role: Role | None = None) -> Mask:
+    """[classes + 1] bool: the classes of layers that patterns name, on axes of this role only if one is given. Raises
+    UsageError for a pattern that names nothing.
     """
     mask = np.zeros(analysis.classes + 1, bool)
     params = analysis.trace.trace.params
@@ -71,15 +72,27 @@ def protected(analysis: Analysis, patterns: Sequence[str]) -> Mask:
         if not hit:
             unknown.append(repr(pattern))
         for axis in analysis.axes:
-            if axis.param in hit:
+            if axis.param in hit and role in (None, axis.role):
                 mask[axis.classes] = True
     if unknown:
         raise UsageError(
-            f"--keep {', '.join(unknown)} names no layer and no parameter of the model; `onnxprune analyze` lists the "
+            f"the pattern {', '.join(unknown)} names no layer and no parameter of the model; `onnxprune analyze` lists the "
             "layers"
         )
     mask[0] = False
     return mask
+
+
+def floors(analysis: Analysis, min_keep: float, rates: Sequence[tuple[str, float]]) -> Reals:
+    """[groups + 1] least share of each group that stays: at least `min_keep`, and 1 - rate for the groups of filters of
+    the layers that each (pattern, rate) names. Raises UsageError for a pattern that names nothing.
+    """
+    least = np.full(len(analysis.groups) + 1, min_keep)
+    for pattern, rate in rates:
+        named = protected(analysis, [pattern], role="out") if pattern != "*" else np.ones(analysis.classes + 1, bool)
+        groups = np.unique(analysis.group[named])
+        least[groups] = np.maximum(least[groups], 1 - rate)
+    return least
 
 
 def overhead(proto: onnx.ModelProto) -> int:

@@ -13,9 +13,11 @@ import typer
 from onnxprune.errors import UsageError
 
 # Named here: --help loads no criteria and no repairs.
-METHODS = ("activation", "bn_scale", "geometric_median", "group_norm", "l1", "l2", "obs", "random")
+METHODS = ("activation", "bn_scale", "cluster", "diversity", "evolve", "geometric_median", "group_norm", "hybrid", "l1")
+METHODS += ("l2", "obs", "random")
 REPAIRS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares", "joint")
-ALLOCATIONS = ("uniform", "global", "greedy", "search")
+ALLOCATIONS = ("uniform", "global", "threshold", "greedy", "search", "pairs", "evolve")
+PROXIES, OPTIMISERS = ("kl", "naswot", "none"), ("evolution", "annealing", "economics")
 
 
 def _choice(metavar: str | None, text: str, *names: str) -> Any:
@@ -37,12 +39,22 @@ Params = Annotated[float | None, _choice("F", "Keep at most this fraction of the
 Size = Annotated[float | None, _choice("F", "Keep at most this fraction of the bytes.")]
 Method = Annotated[
     str | None,
-    _choice("NAME", f"Criterion: {', '.join(METHODS)}. Default: obs with --data, else group_norm."),
+    _choice("NAME", f"What goes first: {', '.join(METHODS)}. Default: obs with --data, else group_norm."),
 ]
 Allocate = Annotated[
     str | None,
-    _choice("NAME", f"How groups share the cut: {', '.join(ALLOCATIONS)}. Default: greedy with --data, else global."),
+    _choice(
+        "NAME",
+        f"How groups share the cut: {', '.join(ALLOCATIONS)}. Default: that of the method, else greedy with --data, "
+        "global without.",
+    ),
 ]
+MaxRate = Annotated[
+    list[str] | None, _choice("[PATTERN=]P", "At most this share of a layer's filters leaves; also per node or parameter.")
+]
+Proxy = Annotated[str | None, _choice("NAME", f"What pairs of thresholds are ranked by: {', '.join(PROXIES)}.")]
+Optimiser = Annotated[str | None, _choice("NAME", f"What chooses among small filters: {', '.join(OPTIMISERS)}.")]
+Candidates = Annotated[int | None, _choice("N", "Candidates that the optimiser tries per group (60).", "--budget")]
 MinKeep = Annotated[float, _choice("F", "Least fraction of every group that stays.")]
 Align = Annotated[str, _choice("N", "Widths stay multiples of N; auto: of 8, or of 4 where narrow; 1: any.")]
 Keep = Annotated[list[str] | None, _choice("PATTERN", "Leave alone the layers whose node or parameter matches.")]
@@ -112,6 +124,10 @@ class Choice:
     size: Size = None
     method: Method = None
     allocate: Allocate = None
+    max_rate: MaxRate = None
+    proxy: Proxy = None
+    optimiser: Optimiser = None
+    budget: Candidates = None
     min_keep: MinKeep = 0.1
     align: Align = "auto"
     keep: Keep = None
@@ -126,7 +142,7 @@ class Selection(Inputs, Choice):
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of the library's functions."""
         given = {name: getattr(self, name) for name in Choice.__dataclass_fields__}
-        return self.inputs() | given | {"align": _align(self.align), "keep": self.keep or ()}
+        return self.inputs() | given | {"align": _align(self.align), "keep": self.keep or (), "max_rate": self.max_rate or ()}
 
 
 @dataclass(frozen=True, kw_only=True)

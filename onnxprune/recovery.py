@@ -33,7 +33,7 @@ Reals = NDArray[np.float64]
 METHODS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares", "joint")
 DEFAULT = "joint"  # of "auto", and of the rounds of selection
 WITHOUT_INPUTS = frozenset({"none", "absorb", "merge", "fold"})
-ALLOCATIONS = ("uniform", "global", "greedy", "search")
+ALLOCATIONS = ("uniform", "global", "threshold", "greedy", "search")
 BY_TABLE = frozenset({"greedy", "search"})
 _INPUTS = 96  # inputs on which candidates are compared
 _FEWEST = 16
@@ -148,9 +148,7 @@ class Study:
         if allocation not in BY_TABLE:
             found = self.readers_of_original() if criteria.needs_data(method) else []
             scores = self.scores(method, found)
-            if allocation == "uniform":
-                return allocate(criteria.uniform(self.analysis, scores), False, target)
-            return allocate(scores, True, target)
+            return by_ranking(self.analysis, scores, allocation, lambda s, flat: allocate(s, flat, target))
         powers = POWERS if allocation == "search" else (POWER,)
         return self._in_rounds(method, target, cost, free, allocate, powers)
 
@@ -171,7 +169,7 @@ class Study:
         for number in range(rounds):
             found = self.readers(kept, narrow)
             scores = self.scores(method, found)
-            batches, original = _first(self.reference, images)
+            batches, original = self.first(images)
             table = curves(
                 self.analysis,
                 kept,
@@ -263,6 +261,12 @@ class Study:
         """The original's outputs on the same inputs."""
         return self.held_of(self.reference.outputs)
 
+    def first(self, count: int) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
+        """The first batches that fits see, of `count` inputs or a few more, and the original's outputs on them."""
+        taken = np.cumsum([samples(b) for b in self.reference.batches[: self.reference.train]])
+        stop = int(np.searchsorted(taken, count)) + 1
+        return self.reference.batches[: min(stop, len(taken))], self.reference.outputs[: min(stop, len(taken))]
+
     def held_of(self, batches: Sequence[Feeds]) -> list[Feeds]:
         """Those of the batches that fits are checked on."""
         return [batches[b] for b in self.reference.checks]
@@ -307,19 +311,6 @@ def recover(
     )
 
 
-def _first(found: Reference, count: int) -> tuple[list[Feeds], list[dict[str, Array]]]:
-    """The first inputs, in batches, and the original's outputs on them."""
-    batches, outputs, taken = list[Feeds](), list[dict[str, Array]](), 0
-    for feeds, made in zip(found.batches[: found.train], found.outputs, strict=False):
-        size = samples(feeds)
-        batches.append(feeds)
-        outputs.append(made)
-        taken += size
-        if taken >= count:
-            break
-    return batches, outputs
-
-
 def _metric(labels: Array | None, *networks: Sequence[Feeds]) -> dict[str, float] | None:
     """Top-1 accuracy of original, cut and repaired network on the held inputs; None without labels or scores."""
     if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -337,13 +328,18 @@ def looks_at_inputs(method: str, given: bool) -> bool:
     return method not in WITHOUT_INPUTS or (given and method != "none")
 
 
+def by_ranking(
+    analysis: Analysis, scores: Reals, allocation: str, decide: Callable[[Reals, bool], Allocation]
+) -> Allocation:
+    """The choice of "uniform" (the same share of every group), "global" (one ranking of scores in units of their
+    group's mean) or "threshold" (one ranking of the scores as they are).
+    """
+    if allocation == "uniform":
+        return decide(criteria.uniform(analysis, scores), False)
+    return decide(scores, allocation == "global")
+
+
 def check_method(name: str) -> None:
     """Raise UsageError for an unknown repair."""
     if name not in METHODS:
         raise UsageError(f"--recover {name!r} is not known; choose one of: {', '.join(METHODS)}")
-
-
-def check_allocation(name: str) -> None:
-    """Raise UsageError for an unknown allocation."""
-    if name not in ALLOCATIONS:
-        raise UsageError(f"--allocate {name!r} is not known; choose one of: {', '.join(ALLOCATIONS)}")

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from onnxprune import criteria, recovery
+from onnxprune import criteria, recovery, search
 from onnxprune.allocate import Target
 from onnxprune.calibration import Augment
 from onnxprune.cost import Kind
@@ -19,6 +19,16 @@ from onnxprune.errors import UsageError
 Shapes = Mapping[str, tuple[int, ...]]
 DEFAULT_METHOD = {True: "obs", False: "group_norm"}  # with data, without
 DEFAULT_ALLOCATION = {True: "greedy", False: "global"}
+# Methods that are more than a criterion: their criterion, and their allocation.
+PRESETS = {
+    "cluster": ("cluster", "threshold"),
+    "diversity": ("diversity", "threshold"),
+    "hybrid": ("cluster", "pairs"),
+    "evolve": ("l2", "evolve"),
+}
+METHODS = tuple(sorted({*criteria.NAMES, *PRESETS}))
+ALLOCATIONS = (*recovery.ALLOCATIONS, *search.ALLOCATIONS)
+DEFAULT_PROXY, DEFAULT_OPTIMISER, DEFAULT_BUDGET = "kl", "evolution", 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +81,10 @@ class Options(Inputs):
     size: float | None = None
     method: str | None = None
     allocate: str | None = None
+    max_rate: Sequence[str | float] = ()
+    proxy: str | None = None
+    optimiser: str | None = None
+    budget: int | None = None
     min_keep: float = 0.1
     align: int | Literal["auto"] = "auto"
     keep: Sequence[str] = ()
@@ -79,13 +93,31 @@ class Options(Inputs):
 
     @property
     def criterion(self) -> str:
-        """The method, or the default one."""
-        return self.method or DEFAULT_METHOD[self.data is not None]
+        """The criterion of the method, or the default one, with its options (`name:option,option`)."""
+        base, colon, options = (self.method or DEFAULT_METHOD[self.data is not None]).partition(":")
+        return (PRESETS[base][0] if base in PRESETS else base) + colon + options
 
     @property
     def allocation(self) -> str:
-        """The allocation, or the default one."""
-        return self.allocate or DEFAULT_ALLOCATION[self.data is not None]
+        """The allocation that is asked for, or else that of the method."""
+        base = (self.method or "").partition(":")[0]
+        return self.allocate or (PRESETS[base][1] if base in PRESETS else DEFAULT_ALLOCATION[self.data is not None])
+
+    @property
+    def search(self) -> search.Search:
+        """How an allocation that tries many choices goes about it."""
+        return search.Search(
+            self.proxy or DEFAULT_PROXY,
+            self.optimiser or DEFAULT_OPTIMISER,
+            DEFAULT_BUDGET if self.budget is None else self.budget,
+            self.seed,
+        )
+
+    @property
+    def rates(self) -> list[tuple[str, float]]:
+        """`max_rate` as (pattern, rate). Raises UsageError."""
+        given = (self.max_rate,) if isinstance(self.max_rate, str | float | int) else self.max_rate
+        return [_rate(x) for x in given]
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -103,28 +135,78 @@ class Options(Inputs):
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model."""
         self.target()
-        if self.criterion not in criteria.NAMES:
-            near = get_close_matches(self.criterion, criteria.NAMES, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise UsageError(f"--method {self.method!r} is not known{hint} Methods: {', '.join(criteria.NAMES)}")
-        recovery.check_allocation(self.allocation)
+        base = (self.method or "").partition(":")[0]
+        if self.method is not None and base not in METHODS:
+            raise UsageError(_unknown("--method", self.method, METHODS, base))
+        criteria.check(self.criterion)
+        if self.allocation not in ALLOCATIONS:
+            raise UsageError(_unknown("--allocate", self.allocation, ALLOCATIONS))
+        self._check_search()
         self.check_inputs()
+
+    def _check_search(self) -> None:
+        """Options of an allocation that is not the one at work are contradictions."""
+        for option, value, owner, names in (
+            ("--proxy", self.proxy, "pairs", search.PROXIES),
+            ("--optimiser", self.optimiser, "evolve", tuple(search.OPTIMISERS)),
+            ("--budget", self.budget, "evolve", None),
+        ):
+            if value is None:
+                continue
+            if self.allocation != owner:
+                raise UsageError(f"{option} belongs to --allocate {owner}, but the allocation is {self.allocation!r}")
+            if names is not None and value not in names:
+                raise UsageError(_unknown(option, str(value), names))
+        if self.budget is not None and self.budget < 1:
+            raise UsageError(f"--budget {self.budget}: give at least 1 candidate")
+        if self.allocation in ("threshold", "pairs") and not criteria.is_comparable(self.criterion):
+            raise UsageError(
+                f"--allocate {self.allocation} wants a criterion whose numbers mean the same in every layer "
+                f"({', '.join(criteria.COMPARABLE)}), not {self.criterion!r}"
+            )
+        self.rates  # noqa: B018 - raises
 
     @property
     def looks_at_inputs(self) -> bool:
         """Whether the choice of what leaves depends on calibration inputs."""
-        return self.allocation in recovery.BY_TABLE or criteria.needs_data(self.criterion)
+        how = self.allocation
+        judged = how == "evolve" or (how == "pairs" and self.search.proxy != "none")
+        return judged or how in recovery.BY_TABLE or criteria.needs_data(self.criterion)
 
     def settings(self) -> dict[str, Any]:
         """What a plan records of them."""
         names = ["flops", "params", "size", "min_keep", "align", "inexact", "seed"]
         chosen = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         chosen |= {"method": self.criterion, "allocate": self.allocation, "keep": list(self.patterns)}
+        if self.max_rate:
+            chosen["max_rate"] = [list(r) for r in self.rates]
+        if self.allocation == "pairs":
+            chosen["proxy"] = self.search.proxy
+        if self.allocation == "evolve":
+            chosen |= {"optimiser": self.search.optimiser, "budget": self.search.budget}
         if self.looks_at_inputs:
             names = ["calibration_size", "augment", "preprocess", "memory", "time_budget"]
             chosen |= {n: getattr(self, n) for n in names if getattr(self, n) is not None} | {"data": self.source}
             chosen |= {"input_range": list(self.input_range)} if self.input_range else {}
         return chosen
+
+
+def _rate(text: str | float) -> tuple[str, float]:
+    """0.5 or `0.5` of every layer, `PATTERN=0.5` of some. Raises UsageError."""
+    pattern, _, number = str(text).rpartition("=")
+    try:
+        rate = float(number)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= 1:
+        raise UsageError(f"--max-rate {text!r}: give a share from 0 to 1, such as 0.7 or PATTERN=0.7")
+    return pattern or "*", rate
+
+
+def _unknown(option: str, value: str, names: Sequence[str], base: str | None = None) -> str:
+    near = get_close_matches(base or value, names, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{option} {value!r} is not known{hint} Choose one of: {', '.join(names)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

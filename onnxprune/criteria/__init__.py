@@ -1,21 +1,40 @@
 """Criteria: one number per class of coupled positions; the smallest leave first."""
 
-from onnxprune.criteria import activations, batchnorm, norms, randomness, similarity
+from onnxprune.criteria import activations, batchnorm, clusters, diversity, norms, randomness, similarity
 from onnxprune.criteria.activations import InputStatistics
-from onnxprune.criteria.registry import NAMES, Criterion, Scores, criterion, needs_data, score
+from onnxprune.criteria.registry import (
+    COMPARABLE,
+    NAMES,
+    Criterion,
+    Ranking,
+    Scores,
+    check,
+    criterion,
+    is_comparable,
+    needs_data,
+    rank,
+    score,
+)
 from onnxprune.criteria.shares import uniform
 
 __all__ = [
+    "COMPARABLE",
     "NAMES",
     "Criterion",
     "InputStatistics",
+    "Ranking",
     "Scores",
     "activations",
     "batchnorm",
+    "check",
+    "clusters",
     "criterion",
+    "diversity",
+    "is_comparable",
     "needs_data",
     "norms",
     "randomness",
+    "rank",
     "score",
     "similarity",
     "uniform",

@@ -114,6 +114,19 @@ def elimination(members: NDArray[np.intp], statistics: Statistics) -> tuple[NDAr
     return np.array(order, np.intp), np.array(errors)
 
 
+class RefitErrors:
+    """The error that is left of a group's readers, together, after the best linear refit of each."""
+
+    def __init__(self, members: NDArray[np.intp], statistics: Statistics) -> None:
+        self._members = members
+        self._systems = [x for s in statistics if not s.follows for x in _systems(members, s)]
+
+    def __call__(self, lost: NDArray[np.intp]) -> float:
+        """lost: ids of the members that leave. As a share of what each reader gives, summed over the readers."""
+        places = np.searchsorted(self._members, lost)
+        return sum(x.error(places) for x in self._systems)
+
+
 def _systems(members: NDArray[np.intp], s: InputStatistics) -> Iterator[_System]:
     for classes, covariance, weight in zip(s.classes, s.centred(), s.weight, strict=True):
         place = np.searchsorted(members, classes)
@@ -146,6 +159,12 @@ class _System:
             w = self._weight[rows]
             costs[which] = (w * np.linalg.solve(block, w)).sum((1, 2)) * self._scale
         return costs
+
+    def error(self, classes: NDArray[np.intp]) -> float:
+        """Error that the removal of all these classes together would leave, after the best refit."""
+        rows = np.concatenate([np.zeros(0, np.intp), *(self._rows[c] for c in classes)])
+        w = self._weight[rows]
+        return float((w * np.linalg.solve(self._inverse[np.ix_(rows, rows)], w)).sum()) * self._scale
 
     def remove(self, classes: NDArray[np.intp]) -> None:
         """Eliminate the rows of these classes."""

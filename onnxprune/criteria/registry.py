@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -13,30 +14,46 @@ from onnxprune.analysis import Analysis
 from onnxprune.errors import UsageError
 
 Scores = NDArray[np.float64]
-Criterion = Callable[..., Scores]
+Partners = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What a criterion finds: scores [classes + 1], larger means keep, and for each class the one of its group that can
+    take its place, [classes + 1] int32, 0 for none; None where the criterion does not look for any.
+    """
+
+    scores: Scores
+    partners: Partners | None = None
+
+
+Criterion = Callable[..., Scores | Ranking]
 
 _TABLE: dict[str, _Entry] = {}
 NAMES = _TABLE.keys()
+COMPARABLE = ("cluster", "diversity", "random")  # one threshold on their scores means the same in every group
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     function: Criterion
     data: bool
+    options: frozenset[str]
 
 
-def criterion(name: str, *, data: bool = False) -> Callable[[Criterion], Criterion]:
-    """Register a function (analysis, seed) -> [classes + 1] float64 as `--method name`; larger means keep.
+def criterion(name: str, *, data: bool = False, options: Collection[str] = ()) -> Callable[[Criterion], Criterion]:
+    """Register a function (analysis, seed) -> [classes + 1] float64, or Ranking, as `--method name`; larger means keep.
 
     data: the function wants a third argument, the statistics of every layer's inputs on calibration data (a sequence of
-    `activations.InputStatistics`). Entry 0 of the scores belongs to frozen positions and is ignored. Raises ValueError
+    `activations.InputStatistics`). options: words that may follow the name, as in `name:word,word`; the function gets
+    those that do as another argument, a frozenset. Entry 0 of the scores belongs to frozen positions and is ignored. Raises ValueError
     where the name is taken.
     """
 
     def register(function: Criterion) -> Criterion:
         if name in _TABLE:
             raise ValueError(f"criterion {name!r} is registered already")
-        _TABLE[name] = _Entry(function, data)
+        _TABLE[name] = _Entry(function, data, frozenset(options))
         return function
 
     return register
@@ -44,26 +61,50 @@ def criterion(name: str, *, data: bool = False) -> Callable[[Criterion], Criteri
 
 def needs_data(name: str) -> bool:
     """Whether a criterion looks at calibration data."""
-    return _entry(name).data
+    return _entry(name)[0].data
 
 
-def _entry(name: str) -> _Entry:
-    if name not in _TABLE:
-        raise UsageError(f"unknown method {name!r}; choose one of: {', '.join(sorted(_TABLE))}")
-    return _TABLE[name]
+def _entry(name: str) -> tuple[_Entry, frozenset[str]]:
+    """The criterion, and the options that `name:option,option` gives it. Raises UsageError."""
+    base, _, rest = name.partition(":")
+    entry, given = _TABLE.get(base), frozenset(filter(None, rest.split(",")))
+    if entry is None:
+        near = get_close_matches(base, _TABLE, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise UsageError(f"--method {name!r} is not known{hint} Criteria: {', '.join(sorted(_TABLE))}")
+    if unknown := given - entry.options:
+        have = f"has the options {', '.join(sorted(entry.options))}" if entry.options else "has no options"
+        raise UsageError(f"--method {name!r}: {base} {have}, not {', '.join(sorted(unknown))}")
+    return entry, given
+
+
+def is_comparable(name: str) -> bool:
+    """Whether one threshold on the scores of a criterion means the same in every group."""
+    return name.partition(":")[0] in COMPARABLE
+
+
+def check(name: str) -> None:
+    """Raise UsageError for an unknown criterion or option."""
+    _entry(name)
 
 
 def score(name: str, analysis: Analysis, *, seed: int = 0, statistics: Any = None) -> Scores:
+    """The scores of `rank`."""
+    return rank(name, analysis, seed=seed, statistics=statistics).scores
+
+
+def rank(name: str, analysis: Analysis, *, seed: int = 0, statistics: Any = None) -> Ranking:
     """Score every class by a named criterion, [classes + 1] float64; larger means keep, entry 0 has no meaning.
 
-    statistics: of the layers' inputs, for criteria that need data. Raises UsageError for an unknown name, for a
-    criterion without the data it needs, and for scores that are not finite.
+    name: `name` or `name:option,option`; statistics: of the layers' inputs, for criteria that need data. Raises
+    UsageError for an unknown name, for a criterion without the data it needs, and for scores that are not finite.
     """
-    entry = _entry(name)
+    entry, options = _entry(name)
     if entry.data and statistics is None:
         raise UsageError(f"method {name!r} looks at calibration inputs: give some with --data")
-    more = (statistics,) if entry.data else ()
-    result = np.asarray(entry.function(analysis, seed, *more), np.float64)
-    if result.shape != (analysis.classes + 1,) or not np.isfinite(result[1:]).all():
+    more = ((statistics,) if entry.data else ()) + ((options,) if entry.options else ())
+    found = entry.function(analysis, seed, *more)
+    found = found if isinstance(found, Ranking) else Ranking(np.asarray(found, np.float64))
+    if found.scores.shape != (analysis.classes + 1,) or not np.isfinite(found.scores[1:]).all():
         raise UsageError(f"method {name!r} must give one finite number per class, [{analysis.classes + 1}]")
-    return result
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ class Report:
     """Everything that is worth knowing about one compression.
 
     original: the cleaned model; reachable: the smallest kept fraction that the floors allow; frozen: (positions,
-    reason) summed over layers; note: why the target is met loosely.
+    reason) summed over layers; note: why the target is met loosely; tried: what a search tried, JSON-ready.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Report:
     reachable: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     recovery: Recovery | None = None
+    tried: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with stable keys; the values of `kept` are fractions 0..1."""
@@ -74,6 +76,7 @@ class Report:
             "note": self.note,
             "reachable": self.reachable,
             "settings": self.settings,
+            "tried": self.tried,
             "recovery": self.recovery.as_dict() if self.recovery else None,
             "seconds": {k: round(v, 4) for k, v in self.seconds.items()},
             "plan": json.loads(dumps(self.plan)),

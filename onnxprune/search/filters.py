@@ -1,0 +1,92 @@
+"""Small filters are not always unimportant: an optimiser chooses which of them stay beside the large ones.
+
+Pruning as an optimisation (a thesis of 2021): the best filters of every group stay whatever happens; of the others, the
+optimiser keeps as many as the criterion would. What it makes small is the error that is left after the best linear
+refit of all layers that read the group.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis import Analysis, Mask
+from onnxprune.criteria.activations import InputStatistics, RefitErrors
+from onnxprune.recover.merge import patterns
+from onnxprune.search.optimisers import Space, minimise
+
+Reals = NDArray[np.float64]
+TOP = 0.5  # share of the filters that the criterion keeps, the largest of each group, that stay in any case
+_LOG = logging.getLogger("onnxprune")
+
+
+@dataclass(frozen=True, slots=True)
+class Evolved:
+    """What the optimiser found in one group: the error at its start (the criterion's choice) and at its end, as shares
+    of what the readers give; band: members that it chose from, of which `stays` stay.
+    """
+
+    group: int
+    band: int
+    stays: int
+    before: float
+    after: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the report shows."""
+        return {name: getattr(self, name) for name in ("group", "band", "stays", "before", "after")}
+
+
+def evolve(
+    analysis: Analysis,
+    start: Mask,
+    free: Mask,
+    scores: Reals,
+    statistics: Sequence[InputStatistics],
+    *,
+    optimiser: str,
+    budget: int,
+    seed: int,
+) -> tuple[Mask, list[Evolved]]:
+    """Another choice with the same widths and the same cost as `start`, [classes + 1] bool, and what it brought.
+
+    free: what may leave; scores: of the criterion that led to `start`; budget: candidates per group.
+    """
+    kept, told, pattern = start.copy(), list[Evolved](), patterns(analysis)
+    for group in range(1, len(analysis.groups) + 1):
+        band = _band(np.flatnonzero((analysis.group == group) & free), start, scores, pattern)
+        stays = int(start[band].sum())
+        if not 0 < stays < len(band):
+            continue
+        _LOG.info("optimiser: group %d of %d", group, len(analysis.groups))
+        lost = np.flatnonzero((analysis.group == group) & ~start)
+        others = np.setdiff1d(lost, band)
+
+        errors = RefitErrors(np.flatnonzero(analysis.group == group), statistics)
+
+        def fitness(masks: Sequence[Mask], band: Any = band, others: Any = others, errors: Any = errors) -> Reals:
+            return np.array([errors(np.concatenate([others, band[~m]])) for m in masks])
+
+        space = Space(np.zeros(len(band), np.int32), start[band])
+        found = minimise(optimiser, space, fitness, budget=budget, seed=seed + group)
+        kept[band] = found.mask
+        told.append(Evolved(group, len(band), stays, float(found.start), float(found.value)))
+    return kept, told
+
+
+def _band(members: NDArray[np.intp], start: Mask, scores: Reals, pattern: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Members of a group that the optimiser chooses from: all that leave, and those that stay but for the best. Only
+    those that own as many positions everywhere as most of them do, so that the cost stays the same.
+    """
+    if not len(members):
+        return members
+    kinds, which, count = np.unique(pattern[members], return_inverse=True, return_counts=True)
+    members = members[which == count.argmax()] if len(kinds) > 1 else members
+    stays = members[start[members]]
+    best = stays[np.argsort(-scores[stays], kind="stable")][: int(np.ceil(TOP * len(stays)))]
+    return np.setdiff1d(members, best)

@@ -1,0 +1,87 @@
+"""Pairs of thresholds: what leaves is redundant (closer than a distance to what stays) or small (below a norm).
+
+The hybrid of cluster pruning and norm pruning (a thesis of 2023), reconstructed: for every distance threshold, the norm
+threshold that meets the budget is found; the pairs are ranked by a proxy of the accuracy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.allocate import Allocation
+from onnxprune.analysis import Analysis, Mask
+from onnxprune.criteria.norms import row_norms
+
+Reals = NDArray[np.float64]
+QUANTILES = 20  # distance thresholds that are tried, 0 (norms alone) among them
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A pair of thresholds that meets the budget.
+
+    distance, norm: what is closer or smaller leaves (norms in units of their group's mean); removed: share of the
+    classes that leave because of their distance; kl: divergence from the original after a quick refit, repaired: after
+    the repair that ships, where it was tried; naswot: of the cut network; None for what was not looked at.
+    """
+
+    choice: Allocation
+    distance: float
+    norm: float
+    removed: float
+    kl: float | None = None
+    naswot: float | None = None
+    repaired: float | None = None
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the report shows."""
+        names = ("distance", "norm", "removed", "kl", "naswot", "repaired", "seconds")
+        return {"kept": self.choice.fraction} | {n: getattr(self, n) for n in names}
+
+
+def pairs(
+    analysis: Analysis, distances: Reals, decide: Callable[[Reals], Allocation], count: int = QUANTILES
+) -> list[Pair]:
+    """The different choices that pairs of thresholds lead to, by ascending distance.
+
+    distances: [classes + 1] scores of a criterion whose numbers mean the same in every group; decide: the choice within
+    the budget that scores lead to, as they are.
+    """
+    norms = relative_norms(analysis)
+    gone = distances[~decide(distances).kept]  # distances alone: larger thresholds would exceed the budget
+    levels = np.quantile(gone, np.linspace(0, 1, count)) if len(gone) else np.zeros(1)
+    found: dict[bytes, Pair] = {}
+    for level in [0.0, *levels[1:].tolist()]:
+        start = time.perf_counter()
+        close = distances <= level if level else np.zeros(len(distances), bool)
+        choice = decide(np.where(close, distances / max(level, 1e-30) - 1, norms))
+        small = ~choice.kept & ~close
+        norm, removed = float(norms[small].max(initial=0.0)), float((~choice.kept & close).sum() / analysis.classes)
+        pair = Pair(choice, level, norm, removed, seconds=time.perf_counter() - start)
+        found.setdefault(choice.kept.tobytes(), pair)
+    return list(found.values())
+
+
+def relative_norms(analysis: Analysis) -> Reals:
+    """[classes + 1] norm of the filters, in units of the mean of their group."""
+    norms = np.sqrt(row_norms(analysis, 2))
+    means = np.bincount(analysis.group, norms) / np.maximum(np.bincount(analysis.group), 1)
+    result: Reals = norms / np.where(means > 0, means, 1.0)[analysis.group]
+    return result
+
+
+def scored(found: Sequence[Pair], **numbers: Callable[[Mask], float]) -> list[Pair]:
+    """The pairs with what each of these functions of the kept classes gives, and the seconds that it took."""
+    result = []
+    for pair in found:
+        start = time.perf_counter()
+        values: dict[str, Any] = {name: function(pair.choice.kept) for name, function in numbers.items()}
+        result.append(replace(pair, **values, seconds=pair.seconds + time.perf_counter() - start))
+    return result

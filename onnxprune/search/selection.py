@@ -1,0 +1,130 @@
+"""The choice by pairs of thresholds and by an optimiser, and what they tried on the way."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import criteria
+from onnxprune.allocate import Allocation
+from onnxprune.analysis import Analysis, Mask
+from onnxprune.cut import cut
+from onnxprune.recover.agreement import divergence
+from onnxprune.recover.program import program
+from onnxprune.recovery import Study
+from onnxprune.search.filters import evolve
+from onnxprune.search.naswot import naswot
+from onnxprune.search.pairs import Pair, pairs, scored
+from onnxprune.search.quick import Quick
+
+Reals = NDArray[np.float64]
+ALLOCATIONS = ("pairs", "evolve")
+PROXIES = ("kl", "naswot", "none")
+_FINAL = 3  # pairs that are repaired in full
+_REPAIR = "least-squares"  # how: what ships is at least this
+_LOG = logging.getLogger("onnxprune")
+Decide = Callable[[Reals, bool], Allocation]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How a search is to be done: its proxy of the accuracy, the optimiser, candidates per group, seed."""
+
+    proxy: str
+    optimiser: str
+    budget: int
+    seed: int
+
+
+def select(
+    how: str, criterion: str, analysis: Analysis, study: Study | None, free: Mask, decide: Decide, search: Search
+) -> Allocation:
+    """The choice of an allocation of `ALLOCATIONS`, with what was tried in its `tried`.
+
+    free: [classes + 1], what may leave; decide: (scores, whether to divide them by their group's mean) -> the choice
+    within the budget. study: None only for pairs without a proxy.
+    """
+    start = time.perf_counter()
+    found = study.readers_of_original() if study is not None and criteria.needs_data(criterion) else []
+    statistics = [r.inputs for r in found]
+    scores = criteria.score(criterion, analysis, seed=search.seed, statistics=statistics)
+    if how == "pairs":
+        choice, tried = _by_pairs(scores, analysis, study, decide, search.proxy)
+    else:
+        assert study is not None, "an optimiser looks at inputs"
+        choice, tried = _by_optimiser(scores, analysis, study, free, decide, search)
+    return replace(choice, tried=tried | {"seconds": time.perf_counter() - start})
+
+
+def _by_pairs(
+    scores: Reals, analysis: Analysis, study: Study | None, decide: Decide, proxy: str
+) -> tuple[Allocation, dict[str, Any]]:
+    found = pairs(analysis, scores, lambda s: decide(s, False))
+    if study is None or proxy == "none":
+        best = len(found) // 2  # as much weight on redundancy as on norms
+    else:
+        found = _judged(found, study, proxy)
+        best = _best(found, proxy)
+    told = [p.as_dict() for p in found]
+    return found[best].choice, {"allocate": "pairs", "proxy": proxy, "chosen": best, "candidates": told}
+
+
+def _judged(found: list[Pair], study: Study, proxy: str) -> list[Pair]:
+    """The pairs with their numbers; the most promising ones repaired, where that is what counts."""
+    _LOG.info("%d pairs of thresholds", len(found))
+    quick = Quick(study)
+    batches = study.reference.batches
+
+    def regions(kept: Mask) -> float:
+        return naswot(program(cut(study.analysis, kept)), batches)
+
+    def repaired(kept: Mask) -> float:
+        return divergence(study.reference.outputs, study.repaired(kept, _REPAIR).outputs)
+
+    found = scored(found, kl=quick.divergence, naswot=regions)
+    if proxy == "kl":
+        order = sorted(range(len(found)), key=lambda i: (found[i].kl, i))[:_FINAL]
+        for number, i in enumerate(order, 1):
+            _LOG.info("pair %d of the best %d, repaired", number, len(order))
+            [found[i]] = scored([found[i]], repaired=repaired)
+    return found
+
+
+def _best(found: list[Pair], proxy: str) -> int:
+    """Index of the best pair; of equal ones the first."""
+    values = [p.repaired if proxy == "kl" else -(p.naswot or 0.0) for p in found]
+    return min(range(len(found)), key=lambda i: (np.inf if values[i] is None else values[i], i))
+
+
+def _by_optimiser(
+    scores: Reals, analysis: Analysis, study: Study, free: Mask, decide: Decide, search: Search
+) -> tuple[Allocation, dict[str, Any]]:
+    plain = decide(scores, True)
+    statistics = [r.inputs for r in study.readers_of_original()]
+    kept, told = evolve(
+        analysis,
+        plain.kept,
+        free,
+        scores,
+        statistics,
+        optimiser=search.optimiser,
+        budget=search.budget,
+        seed=search.seed,
+    )
+    quick = Quick(study)
+    before, after = quick.divergence(plain.kept), quick.divergence(kept)
+    tried: Mapping[str, Any] = {
+        "allocate": "evolve",
+        "optimiser": search.optimiser,
+        "plain": before,
+        "optimised": after,
+        "chosen": "optimised" if after < before else "plain",
+        "groups": [e.as_dict() for e in told],
+    }
+    return (replace(plain, kept=kept) if after < before else plain), dict(tried)
