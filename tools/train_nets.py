@@ -1,7 +1,7 @@
 """Train small VGG-, DenseNet-BC- and MobileNetV2-style networks on CIFAR-10 JPEG q75 from scratch, and export them.
 
-python tools/train_nets.py DATA OUT [--only NAME ...] [--epochs N]     train, export, and measure once on the test images
-python tools/train_nets.py DATA OUT --check                            measure the files in OUT again; needs no torch
+python tools/train_nets.py DATA OUT [--only NAME ...] [--epochs N]     train, export, measure on the test images
+python tools/train_nets.py DATA OUT --check                            measure the files again; no torch
 
 DATA is a folder with cifar10_train_jpegbytes.npz and cifar10_test_jpegbytes.npz (keys jpeg, offsets, y: the 50,000 and
 10,000 images of CIFAR-10, compressed as JPEG of quality 75). Training takes about a quarter of an hour per network on
@@ -138,7 +138,6 @@ def densenet(growth: int = 12, layers: int = 5, bottleneck: int = 4) -> torch.nn
 
 def mobilenet(expand: int = 4) -> torch.nn.Module:
     """MobileNetV2 in small, on 16x16 pixels: inverted residuals, ReLU6."""
-    import torch
     from torch import nn
 
     class Inverted(nn.Module):
