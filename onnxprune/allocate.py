@@ -238,7 +238,9 @@ class _Chunks:
         return result
 
 
-def _chunks(analysis: Analysis, scores: Reals, free: Mask, min_keep: float | Reals, align: int | Literal["auto"]) -> _Chunks:
+def _chunks(
+    analysis: Analysis, scores: Reals, free: Mask, min_keep: float | Reals, align: int | Literal["auto"]
+) -> _Chunks:
     group, groups = analysis.group, len(analysis.groups)
     classes = np.flatnonzero(free)
     classes = classes[np.lexsort((scores[classes], group[classes]))]  # by group, ascending score

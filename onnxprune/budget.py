@@ -55,9 +55,9 @@ class Budget:
             self.decide(equal, False, self.target.keep)
 
 
-def protected(analysis: Analysis, patterns: Sequence[str], role: Role | None = None) -> Mask:
+def protected(analysis: Analysis, patterns: Sequence[str], role: Role | None = None, option: str = "--keep") -> Mask:
     """[classes + 1] bool: the classes of layers that patterns name, on axes of this role only if one is given. Raises
-    UsageError for a pattern that names nothing.
+    UsageError, with the name of the option, for patterns that name nothing.
     """
     mask = np.zeros(analysis.classes + 1, bool)
     params = analysis.trace.trace.params
@@ -76,8 +76,8 @@ def protected(analysis: Analysis, patterns: Sequence[str], role: Role | None = N
                 mask[axis.classes] = True
     if unknown:
         raise UsageError(
-            f"the pattern {', '.join(unknown)} names no layer and no parameter of the model; `onnxprune analyze` lists the "
-            "layers"
+            f"{option} {', '.join(unknown)} names no layer and no parameter of the model; `onnxprune analyze` lists "
+            "the layers"
         )
     mask[0] = False
     return mask
@@ -89,7 +89,11 @@ def floors(analysis: Analysis, min_keep: float, rates: Sequence[tuple[str, float
     """
     least = np.full(len(analysis.groups) + 1, min_keep)
     for pattern, rate in rates:
-        named = protected(analysis, [pattern], role="out") if pattern != "*" else np.ones(analysis.classes + 1, bool)
+        named = (
+            protected(analysis, [pattern], "out", "--max-rate")
+            if pattern != "*"
+            else np.ones(analysis.classes + 1, bool)
+        )
         groups = np.unique(analysis.group[named])
         least[groups] = np.maximum(least[groups], 1 - rate)
     return least

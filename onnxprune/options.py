@@ -13,8 +13,10 @@ import typer
 from onnxprune.errors import UsageError
 
 # Named here: --help loads no criteria and no repairs.
-METHODS = ("activation", "bn_scale", "cluster", "diversity", "evolve", "geometric_median", "group_norm", "hybrid", "l1")
-METHODS += ("l2", "obs", "random")
+METHODS = (
+    *("activation", "bn_scale", "cluster", "diversity", "evolve", "geometric_median", "group_norm", "hybrid"),
+    *("l1", "l2", "obs", "random"),
+)
 REPAIRS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares", "joint")
 ALLOCATIONS = ("uniform", "global", "threshold", "greedy", "search", "pairs", "evolve")
 PROXIES, OPTIMISERS = ("kl", "naswot", "none"), ("evolution", "annealing", "economics")
@@ -45,12 +47,13 @@ Allocate = Annotated[
     str | None,
     _choice(
         "NAME",
-        f"How groups share the cut: {', '.join(ALLOCATIONS)}. Default: that of the method, else greedy with --data, "
-        "global without.",
+        f"How groups share the cut: {', '.join(ALLOCATIONS)}. Some methods have one of their own. "
+        "Default: greedy with --data, else global.",
     ),
 ]
 MaxRate = Annotated[
-    list[str] | None, _choice("[PATTERN=]P", "At most this share of a layer's filters leaves; also per node or parameter.")
+    list[str] | None,
+    _choice("[PATTERN=]P", "At most this share of a layer's filters leaves; also per node or parameter."),
 ]
 Proxy = Annotated[str | None, _choice("NAME", f"What pairs of thresholds are ranked by: {', '.join(PROXIES)}.")]
 Optimiser = Annotated[str | None, _choice("NAME", f"What chooses among small filters: {', '.join(OPTIMISERS)}.")]
@@ -142,7 +145,11 @@ class Selection(Inputs, Choice):
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of the library's functions."""
         given = {name: getattr(self, name) for name in Choice.__dataclass_fields__}
-        return self.inputs() | given | {"align": _align(self.align), "keep": self.keep or (), "max_rate": self.max_rate or ()}
+        return (
+            self.inputs()
+            | given
+            | {"align": _align(self.align), "keep": self.keep or (), "max_rate": self.max_rate or ()}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

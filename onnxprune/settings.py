@@ -162,7 +162,7 @@ class Options(Inputs):
         if self.allocation in ("threshold", "pairs") and not criteria.is_comparable(self.criterion):
             raise UsageError(
                 f"--allocate {self.allocation} wants a criterion whose numbers mean the same in every layer "
-                f"({', '.join(criteria.COMPARABLE)}), not {self.criterion!r}"
+                f"({', '.join(criteria.comparable())}), not {self.criterion!r}"
             )
         self.rates  # noqa: B018 - raises
 

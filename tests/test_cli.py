@@ -13,7 +13,7 @@ import pytest
 from commands import done, run
 
 import onnxprune
-from onnxprune import api, criteria, files, options, recovery, settings
+from onnxprune import api, files, options, recovery, search, settings
 from onnxprune import plan as plans
 from onnxprune.errors import VerificationError
 
@@ -79,7 +79,7 @@ def test_json_report_has_stable_keys(folder):
     report = json.loads(done("compress", "m.onnx", *CUT, "--json").stdout)
     assert set(report) == {
         *("model", "output", "original", "compressed", "kept", "coupling", "verification", "layers", "notes", "note"),
-        *("reachable", "settings", "seconds", "plan", "recovery"),
+        *("reachable", "settings", "seconds", "plan", "recovery", "tried"),
     }
     assert report["recovery"] is None
     for name in ("original", "compressed", "kept"):
@@ -133,9 +133,11 @@ def test_options_reach_the_plan(folder):
 
 def test_every_criterion_is_in_the_help():
     """--help loads no criteria and no repairs, so their names are written down: they are the ones there are."""
-    assert set(options.METHODS) == set(criteria.NAMES)
+    assert options.METHODS == settings.METHODS
     assert options.REPAIRS == recovery.METHODS
-    assert options.ALLOCATIONS == recovery.ALLOCATIONS
+    assert options.ALLOCATIONS == settings.ALLOCATIONS
+    assert options.PROXIES == search.PROXIES
+    assert tuple(search.OPTIMISERS) == options.OPTIMISERS
 
 
 @pytest.mark.parametrize("data", [False, True], ids=["no data", "data"])

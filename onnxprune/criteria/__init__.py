@@ -3,12 +3,12 @@
 from onnxprune.criteria import activations, batchnorm, clusters, diversity, norms, randomness, similarity
 from onnxprune.criteria.activations import InputStatistics
 from onnxprune.criteria.registry import (
-    COMPARABLE,
     NAMES,
     Criterion,
     Ranking,
     Scores,
     check,
+    comparable,
     criterion,
     is_comparable,
     needs_data,
@@ -18,7 +18,6 @@ from onnxprune.criteria.registry import (
 from onnxprune.criteria.shares import uniform
 
 __all__ = [
-    "COMPARABLE",
     "NAMES",
     "Criterion",
     "InputStatistics",
@@ -28,6 +27,7 @@ __all__ = [
     "batchnorm",
     "check",
     "clusters",
+    "comparable",
     "criterion",
     "diversity",
     "is_comparable",

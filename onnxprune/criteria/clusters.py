@@ -15,7 +15,7 @@ _WIDTHS = 16
 Merges = NDArray[np.float64]  # as scipy.cluster.hierarchy.linkage gives them
 
 
-@criterion("cluster", options=("kmeans",))
+@criterion("cluster", options=("kmeans",), comparable=True)
 def cluster(analysis: Analysis, seed: int, options: frozenset[str] = frozenset()) -> Ranking:
     """The distance at which a class stops to represent a cluster: of two clusters that merge (Ward), the member with
     the largest norm stays.
@@ -48,7 +48,8 @@ def kernel_features(analysis: Analysis) -> list[tuple[NDArray[np.int64], Array]]
 
 def norms(features: Array) -> Reals:
     """[n] norms of the rows."""
-    return np.sqrt(np.einsum("nd,nd->n", features, features)).astype(np.float64)
+    result: Reals = np.sqrt(np.einsum("nd,nd->n", features, features)).astype(np.float64)
+    return result
 
 
 def ward(features: Array) -> Merges:

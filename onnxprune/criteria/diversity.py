@@ -15,7 +15,7 @@ Places = NDArray[np.int64]
 _EQUAL = 1e-6  # sums of similarities that differ by less, relative to the number of filters, are equal
 
 
-@criterion("diversity", options=("absolute", "outgoing"))
+@criterion("diversity", options=("absolute", "outgoing"), comparable=True)
 def diversity(analysis: Analysis, _seed: int, options: frozenset[str] = frozenset()) -> Ranking:
     """The quantile of a layer's maximal similarities at which a class leaves: one quantile is a threshold for every
     layer.
@@ -44,7 +44,7 @@ def cosines(features: Array) -> NDArray[np.float32]:
     """[n, n] cosines between the rows; a row of zeros is equal to all."""
     norms = np.sqrt(np.einsum("nd,nd->n", features, features))
     unit = (features / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
-    result = np.clip(unit @ unit.T, -1, 1)
+    result: NDArray[np.float32] = np.clip(unit @ unit.T, -1, 1)
     result[norms == 0] = 1
     result[:, norms == 0] = 1
     return result

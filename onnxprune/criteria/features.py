@@ -44,7 +44,10 @@ class Folded:
     def rows(self, axis: Axis) -> Array | None:
         """[positions, d] float32 or float64: what lies at each position of an axis; None where it cannot be read."""
         array = self._array(axis.param)
-        return None if array is None else np.moveaxis(array, axis.axis, 0).reshape(array.shape[axis.axis], -1)
+        if array is None:
+            return None
+        rows: Array = np.moveaxis(array, axis.axis, 0).reshape(array.shape[axis.axis], -1)
+        return rows
 
     def kernel_norms(self, axis: Axis) -> Array | None:
         """[positions, filters or channels]: the norm of each kernel at each position (one weight, where no layer
@@ -55,9 +58,10 @@ class Folded:
             return None
         rows = np.moveaxis(array, axis.axis, 0)
         if axis.param not in self._convolves:
-            result: Array = np.abs(rows.reshape(len(rows), -1))
-            return result
-        return np.sqrt(np.square(rows.reshape(*rows.shape[:2], -1)).sum(2))
+            each: Array = np.abs(rows.reshape(len(rows), -1))
+            return each
+        norms: Array = np.sqrt(np.square(rows.reshape(*rows.shape[:2], -1)).sum(2))
+        return norms
 
     def _array(self, name: str) -> Array | None:
         array = floats(self._constants[name])
@@ -67,7 +71,8 @@ class Folded:
         if name not in self._folds:
             return array
         axis, scale = self._folds[name]
-        return array * scale.astype(array.dtype).reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+        folded: Array = array * scale.astype(array.dtype).reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+        return folded
 
 
 def side_by_side(parts: Sequence[tuple[Places, Array]], count: int) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,10 @@ class Ranking:
 
 
 Criterion = Callable[..., Scores | Ranking]
+F = TypeVar("F", bound=Criterion)
 
 _TABLE: dict[str, _Entry] = {}
 NAMES = _TABLE.keys()
-COMPARABLE = ("cluster", "diversity", "random")  # one threshold on their scores means the same in every group
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +39,24 @@ class _Entry:
     function: Criterion
     data: bool
     options: frozenset[str]
+    comparable: bool
 
 
-def criterion(name: str, *, data: bool = False, options: Collection[str] = ()) -> Callable[[Criterion], Criterion]:
+def criterion(
+    name: str, *, data: bool = False, options: Collection[str] = (), comparable: bool = False
+) -> Callable[[F], F]:
     """Register a function (analysis, seed) -> [classes + 1] float64, or Ranking, as `--method name`; larger means keep.
 
     data: the function wants a third argument, the statistics of every layer's inputs on calibration data (a sequence of
     `activations.InputStatistics`). options: words that may follow the name, as in `name:word,word`; the function gets
-    those that do as another argument, a frozenset. Entry 0 of the scores belongs to frozen positions and is ignored. Raises ValueError
-    where the name is taken.
+    those that do as another argument, a frozenset. comparable: one threshold on the scores means the same in every
+    group. Entry 0 of the scores belongs to frozen positions and is ignored. Raises ValueError where the name is taken.
     """
 
-    def register(function: Criterion) -> Criterion:
+    def register(function: F) -> F:
         if name in _TABLE:
             raise ValueError(f"criterion {name!r} is registered already")
-        _TABLE[name] = _Entry(function, data, frozenset(options))
+        _TABLE[name] = _Entry(function, data, frozenset(options), comparable)
         return function
 
     return register
@@ -71,7 +74,7 @@ def _entry(name: str) -> tuple[_Entry, frozenset[str]]:
     if entry is None:
         near = get_close_matches(base, _TABLE, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise UsageError(f"--method {name!r} is not known{hint} Criteria: {', '.join(sorted(_TABLE))}")
+        raise UsageError(f"--method {name!r} is not known{hint} Choose one of: {', '.join(sorted(_TABLE))}")
     if unknown := given - entry.options:
         have = f"has the options {', '.join(sorted(entry.options))}" if entry.options else "has no options"
         raise UsageError(f"--method {name!r}: {base} {have}, not {', '.join(sorted(unknown))}")
@@ -80,7 +83,12 @@ def _entry(name: str) -> tuple[_Entry, frozenset[str]]:
 
 def is_comparable(name: str) -> bool:
     """Whether one threshold on the scores of a criterion means the same in every group."""
-    return name.partition(":")[0] in COMPARABLE
+    return _entry(name)[0].comparable
+
+
+def comparable() -> list[str]:
+    """The criteria for which `is_comparable` holds."""
+    return sorted(name for name, entry in _TABLE.items() if entry.comparable)
 
 
 def check(name: str) -> None:

@@ -50,21 +50,21 @@ def _some(batches: Sequence[Feeds]) -> list[Feeds]:
 def _agreement(code: NDArray[np.bool_]) -> NDArray[np.float64]:
     """[inputs, inputs] number of units with equal bits."""
     signs = np.where(code, np.float32(1), np.float32(-1))
-    result: NDArray[np.float64] = (signs @ signs.T).astype(np.float64)
-    return (result + code.shape[1]) / 2
+    result: NDArray[np.float64] = ((signs @ signs.T).astype(np.float64) + code.shape[1]) / 2
+    return result
 
 
 def switching_points(program: Program) -> dict[str, float]:
     """The inputs of activations, and the value above which a unit counts as on."""
     found: dict[str, float] = {}
-    for index, node in enumerate(program.nodes):
-        at = _switch(program, index, node)
+    for node in program.nodes:
+        at = _switch(program, node)
         if at is not None and node.input[0] not in program.weights:
             found[node.input[0]] = at
     return found
 
 
-def _switch(program: Program, index: int, node: NodeProto) -> float | None:
+def _switch(program: Program, node: NodeProto) -> float | None:
     if node.op_type in _AT_ZERO:
         return 0.0
     if node.op_type == "HardSwish":

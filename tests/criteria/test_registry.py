@@ -17,7 +17,7 @@ def test_names_of_the_built_in_criteria():
 
 def test_unknown_name_lists_the_known_ones(two_convs):
     """The error for a wrong name says what there is."""
-    with pytest.raises(UsageError, match=r"'l3'.*bn_scale, geometric_median"):
+    with pytest.raises(UsageError, match=r"'l3'.*bn_scale, cluster, diversity, geometric_median"):
         criteria.score("l3", two_convs[0])
 
 

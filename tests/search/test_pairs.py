@@ -1,0 +1,68 @@
+"""Pairs of a distance and a norm threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import analyse
+
+from onnxprune import criteria
+from onnxprune.allocate import Target, allocate
+from onnxprune.cost import CostModel
+from onnxprune.search.pairs import pairs, relative_norms, scored
+
+TEXT = """g (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[24,3,3,3] w, float[16,24,3,3] v, float[4,16,1,1] u> {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w)
+    r = Relu(a)
+    b = Conv <pads = [1, 1, 1, 1]> (r, v)
+    s = Relu(b)
+    y = Conv(s, u)
+}"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    """The analysis, the distances and the pairs for half of the MACs."""
+    analysis = analyse(TEXT)
+    cost, distances = CostModel(analysis), criteria.score("cluster", analysis)
+
+    def decide(scores):
+        return allocate(analysis, scores, cost, target=Target("flops", 0.5), align=1, per_group=False)
+
+    return analysis, distances, pairs(analysis, distances, decide), decide
+
+
+def test_every_pair_meets_the_budget(found):
+    """All choices keep just below half of the MACs, and no two are the same."""
+    _, _, pairs_, _ = found
+    assert len(pairs_) > 5
+    assert all(0.49 < p.choice.fraction <= 0.5 for p in pairs_)
+    assert len({p.choice.kept.tobytes() for p in pairs_}) == len(pairs_)
+
+
+def test_the_ends_are_norms_alone_and_distances_alone(found):
+    """The first pair is the choice by norms, the last one that by distances."""
+    analysis, distances, pairs_, decide = found
+    assert np.array_equal(pairs_[0].choice.kept, decide(relative_norms(analysis)).kept)
+    assert np.array_equal(pairs_[-1].choice.kept, decide(distances).kept)
+    assert pairs_[0].removed == 0
+
+
+def test_what_leaves_is_close_or_small(found):
+    """Whatever leaves is closer than the pair's distance or not above its norm; all that is closer leaves, but for one
+    class that may come back to meet the budget.
+    """
+    analysis, distances, pairs_, _ = found
+    norms = relative_norms(analysis)
+    for p in pairs_[1:-1]:
+        gone = ~p.choice.kept
+        assert (gone[1:] <= ((distances <= p.distance) | (norms <= p.norm))[1:]).all()
+        assert np.count_nonzero(~gone[1:] & (distances[1:] <= p.distance)) <= 1
+
+
+def test_scores_of_pairs(found):
+    """`scored` fills in what its functions give."""
+    _, _, pairs_, _ = found
+    told = scored(pairs_[:2], kl=lambda kept: float(kept.sum()))
+    assert [p.kl for p in told] == [float(p.choice.kept.sum()) for p in told]
+    assert told[0].as_dict()["naswot"] is None
