@@ -27,7 +27,7 @@ def found():
     cost, distances = CostModel(analysis), criteria.score("cluster", analysis)
 
     def decide(scores):
-        return allocate(analysis, scores, cost, target=Target("flops", 0.5), align=1, per_group=False)
+        return allocate(analysis, scores, cost, target=Target("flops", 0.5), align=1, min_keep=0, per_group=False)
 
     return analysis, distances, pairs(analysis, distances, decide), decide
 
@@ -49,15 +49,17 @@ def test_the_ends_are_norms_alone_and_distances_alone(found):
 
 
 def test_what_leaves_is_close_or_small(found):
-    """Whatever leaves is closer than the pair's distance or not above its norm; all that is closer leaves, but for one
-    class that may come back to meet the budget.
+    """Whatever leaves is closer than the pair's distance or not above its norm; where norms had to add to it, all that
+    is closer leaves, but for the two at most that an exchange at the threshold brings back to meet the budget.
     """
     analysis, distances, pairs_, _ = found
     norms = relative_norms(analysis)
-    for p in pairs_[1:-1]:
+    both = [p for p in pairs_[1:] if p.norm > 0]
+    assert len(both) > 3
+    for p in both:
         gone = ~p.choice.kept
         assert (gone[1:] <= ((distances <= p.distance) | (norms <= p.norm))[1:]).all()
-        assert np.count_nonzero(~gone[1:] & (distances[1:] <= p.distance)) <= 1
+        assert np.count_nonzero(~gone[1:] & (distances[1:] <= p.distance)) <= 2
 
 
 def test_scores_of_pairs(found):
