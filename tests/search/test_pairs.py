@@ -49,12 +49,13 @@ def test_the_ends_are_norms_alone_and_distances_alone(found):
 
 
 def test_what_leaves_is_close_or_small(found):
-    """Whatever leaves is closer than the pair's distance or not above its norm; where norms had to add to it, all that
-    is closer leaves, but for the two at most that an exchange at the threshold brings back to meet the budget.
+    """Whatever leaves is closer than the pair's distance or not above its norm; where that alone would keep too
+    much, all that is closer leaves, but for two at most that come back in exchange to meet the budget.
     """
     analysis, distances, pairs_, _ = found
     norms = relative_norms(analysis)
-    both = [p for p in pairs_[1:] if p.norm > 0]
+    cost, frozen = CostModel(analysis), np.arange(len(distances)) == 0
+    both = [p for p in pairs_ if cost.value(frozen | (distances > p.distance), "flops") > 0.52 * cost.original.macs]
     assert len(both) > 3
     for p in both:
         gone = ~p.choice.kept
