@@ -17,6 +17,7 @@ from onnxprune.report import LayerChange, Report
 from onnxprune.report.names import short
 from onnxprune.report.overview import GroupRow, Overview
 from onnxprune.report.recovery import recovery, told_accuracy
+from onnxprune.report.tried import tried
 
 _LAYERS, _REASONS, _GROUPS, _CHANGES, _MEMBERS, _NAMES, _MARKS = 10, 6, 10, 20, 10, 4, 2  # shown before "n more"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -35,6 +36,7 @@ def compression(report: Report, output: str | Path) -> RenderableType:
         _costs(report),
         _cut_layers(report.layers),
         _frozen(report.frozen, f"{report.removed:,} of {report.classes:,} classes removed{_left_out(report)}"),
+        tried(report.tried),
         _verified(report),
         recovery(report.recovery) if report.removed else "Nothing was removed, so nothing was recovered.",
         _lines(

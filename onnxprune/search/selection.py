@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from onnxprune import criteria
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
+from onnxprune.calibration import RATE
+from onnxprune.cost import CostModel
 from onnxprune.cut import cut
 from onnxprune.recover.agreement import divergence
 from onnxprune.recover.program import program
+from onnxprune.recover.reference import samples
 from onnxprune.recovery import Study
 from onnxprune.search.filters import evolve
 from onnxprune.search.naswot import naswot
@@ -26,8 +30,9 @@ from onnxprune.search.quick import Quick
 Reals = NDArray[np.float64]
 ALLOCATIONS = ("pairs", "evolve")
 PROXIES = ("kl", "naswot", "none")
-_FINAL = 3  # pairs that are repaired in full
-_REPAIR = "least-squares"  # how: what ships is at least this
+_REPAIR = "least-squares"  # how candidates are repaired: what ships is at least this
+_SHARE = 0.3  # of the time that repairing candidates may take
+_PASSES = 4  # forward passes over the inputs that one repair costs, about
 _LOG = logging.getLogger("onnxprune")
 Decide = Callable[[Reals, bool], Allocation]
 
@@ -84,16 +89,25 @@ def _judged(found: list[Pair], study: Study, proxy: str) -> list[Pair]:
     def regions(kept: Mask) -> float:
         return naswot(program(cut(study.analysis, kept)), batches)
 
-    def repaired(kept: Mask) -> float:
-        return divergence(study.reference.outputs, study.repaired(kept, _REPAIR).outputs)
-
     found = scored(found, kl=quick.divergence, naswot=regions)
     if proxy == "kl":
-        order = sorted(range(len(found)), key=lambda i: (found[i].kl, i))[:_FINAL]
+        order = sorted(range(len(found)), key=lambda i: (found[i].kl, i))[: _affordable(study)]
         for number, i in enumerate(order, 1):
             _LOG.info("pair %d of the best %d, repaired", number, len(order))
-            [found[i]] = scored([found[i]], repaired=repaired)
+            [found[i]] = scored([found[i]], repaired=partial(_repaired, study))
     return found
+
+
+def _affordable(study: Study) -> int:
+    """How many candidates can be repaired in the time, by the rate that plans of work assume; at least two."""
+    inputs = sum(samples(b) for b in study.reference.batches)
+    once = _PASSES * inputs * CostModel(study.analysis).original.macs / RATE
+    return max(2, int(_SHARE * study.seconds / max(once, 1e-9)))
+
+
+def _repaired(study: Study, kept: Mask) -> float:
+    """Divergence from the original, on all inputs, of the network cut to `kept` and repaired."""
+    return divergence(study.reference.outputs, study.repaired(kept, _REPAIR).outputs)
 
 
 def _best(found: list[Pair], proxy: str) -> int:
@@ -117,8 +131,7 @@ def _by_optimiser(
         budget=search.budget,
         seed=search.seed,
     )
-    quick = Quick(study)
-    before, after = quick.divergence(plain.kept), quick.divergence(kept)
+    before, after = _repaired(study, plain.kept), _repaired(study, kept)
     tried: Mapping[str, Any] = {
         "allocate": "evolve",
         "optimiser": search.optimiser,
