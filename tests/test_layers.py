@@ -35,6 +35,7 @@ LAYERS = (
     ("difference", "explanation", "recover", "synthesize", "verify"),
     ("calibration",),
     ("recovery",),
+    ("validate",),
     ("provenance", "report", "settings"),
     ("budget",),
     ("api", "options"),
