@@ -35,7 +35,7 @@ LAYERS = (
     ("difference", "explanation", "recover", "synthesize", "verify"),
     ("calibration",),
     ("recovery",),
-    ("validate",),
+    ("validation",),
     ("provenance", "report", "settings"),
     ("budget",),
     ("api", "options"),
