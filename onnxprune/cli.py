@@ -203,6 +203,20 @@ def diff(
         raise typer.Exit(int(Exit.TARGET))
 
 
+@app.command(cls=_Guarded)
+@taking(o.Measuring)
+def bench(models: o.Sources, given: o.Measuring) -> None:
+    """Measure models beside each other: latency with intervals, speed-up over the first, memory, kernels, layers."""
+    from onnxprune import api
+    from onnxprune.report import latency
+
+    found = api.benchmark(models, **given.arguments())
+    if given.as_json:
+        show_json(found.as_dict())
+    else:
+        show(latency.benchmark(found))
+
+
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 

@@ -150,7 +150,7 @@ def _to_array(value: ort.OrtValue) -> Array:
 
 
 def session(
-    model: ModelProto | bytes,
+    model: ModelProto | bytes | Path,
     *,
     optimize: bool = False,
     threads: int | None = None,
@@ -163,7 +163,7 @@ def session(
 ) -> Session:
     """Make a session, on the CPU unless a provider is named; what the provider does not take runs on the CPU.
 
-    model: a proto (not changed; of any size, since its weights are handed over in memory) or its bytes.
+    model: a proto (not changed; of any size, since its weights are handed over in memory), its bytes or its file.
     weights: arrays of the initializers that the proto leaves out as external data, as `graph.Model.split` gives them.
     optimize: fuse and fold as in production (default: run the graph as it is written).
     threads: of one operator; default: the CPUs that this process may use. extra: inner tensors of a proto to give as
@@ -176,8 +176,8 @@ def session(
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    if isinstance(model, bytes):
-        return _load(model, options, provider)
+    if isinstance(model, bytes | Path):
+        return _load(model if isinstance(model, bytes) else str(model), options, provider)
     if weights is None:
         light, moved = split_weights(model, "weights")
         read = {o.name for o in light.graph.output}.union(*(reads(n) for n in light.graph.node))
@@ -195,7 +195,7 @@ def session(
     return _load(light.SerializeToString(), options, provider)
 
 
-def _load(content: bytes, options: ort.SessionOptions, provider: str) -> Session:
+def _load(content: bytes | str, options: ort.SessionOptions, provider: str) -> Session:
     import onnxruntime as ort
 
     if provider not in providers():

@@ -8,7 +8,6 @@ floor.
 from __future__ import annotations
 
 import gc
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,7 +37,27 @@ Times = NDArray[np.float64]
 MIN_ROUNDS, MAX_ROUNDS = 30, 20_000
 _WARM_RUNS, _WARM_SECONDS = 5, 0.2
 _GROWTH = 1.4  # rounds between two looks at the intervals: looking often makes them too narrow
-_LOG = logging.getLogger("onnxprune")
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to measure; `pair` says what each means."""
+
+    threads: int = 1
+    provider: str = CPU
+    precision: float = 0.02
+    seconds: float = 20.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise UsageError for what no measurement can keep; all at once."""
+        checks = (
+            (self.threads >= 1, f"--threads {self.threads}: give at least 1"),
+            (0 < self.precision < 1, f"--precision {self.precision:g}: give a share between 0 and 1, such as 2%"),
+            (0 < self.seconds < np.inf, f"--seconds {self.seconds:g}: give a time above 0"),
+        )
+        if problems := [problem for fine, problem in checks if not fine]:
+            raise UsageError("; ".join(problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +172,7 @@ def pair(
     """
     protos = [loaded(baseline), loaded(candidate)]
     inputs = [made_up(p, batch, shapes, seed) if feeds is None else feeds for p in protos]
-    found = measure(protos, inputs, threads=threads, provider=provider, precision=precision, seconds=seconds, seed=seed)
+    found = measure(protos, inputs, How(threads, provider, precision, seconds, seed))
     return Paired(
         found.timing(0), found.timing(1), found.speedup(1), found.noise, found.median(1), environment(threads, provider)
     )
@@ -164,53 +183,32 @@ def loaded(model: Source) -> ModelProto:
     return model if isinstance(model, ModelProto) else read_model(model)
 
 
-def measure(
-    models: Sequence[ModelProto],
-    feeds: Sequence[Feeds],
-    *,
-    threads: int = 1,
-    provider: str = CPU,
-    precision: float = 0.02,
-    seconds: float = 20.0,
-    seed: int = 0,
-) -> Measured:
-    """Run several models, the first of which is the baseline, in rounds; arguments as in `pair`."""
-    check_limits(threads, precision, seconds)
-    deadline = time.perf_counter() + seconds
+def measure(models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How) -> Measured:
+    """Run several models, each on its feeds, in rounds; the first is the baseline. Raises as `pair` does."""
+    how.check()
+    deadline = time.perf_counter() + how.seconds
     sessions, load = [], []
     for model in (models[0], *models):
         start = time.perf_counter()
-        sessions.append(produced(model, threads, provider))
+        sessions.append(produced(model, how.threads, how.provider))
         load.append(time.perf_counter() - start)
     runs = [s.bind(f) for s, f in zip(sessions, (feeds[0], *feeds), strict=True)]
 
     def work(timer: Timer) -> tuple[Times, tuple[float, ...]]:
-        _LOG.info("warm-up")
-        first, steady = zip(*(_warm(partial(timer, run), seconds) for run in runs), strict=True)
-        _check_cap(sum(steady), deadline - time.perf_counter(), seconds)
-        rng = np.random.default_rng(seed)
-        _LOG.info("measuring")
+        first, steady = zip(*(_warm(partial(timer, run), how.seconds) for run in runs), strict=True)
+        _check_cap(sum(steady), deadline - time.perf_counter(), how.seconds)
+        rounds = _rounds(lambda i: timer(runs[i]), len(runs), np.random.default_rng(how.seed))
         with _no_collection():
-            rounds = _rounds(lambda i: timer(runs[i]), len(runs), rng)
-            return until(rounds, lambda times: precise(times, precision), deadline, time.perf_counter), first
+            return until(rounds, lambda times: precise(times, how.precision), deadline, time.perf_counter), first
 
     times, first = timing(work)
-    return Measured(times, first, tuple(load), seed)
+    return Measured(times, first, tuple(load), how.seed)
 
 
 def produced(model: ModelProto, threads: int, provider: str = CPU) -> Session:
     """A session as in production: from the bytes of the file, all optimisations on."""
     content = model.SerializeToString() if weights_bytes(model) <= PROTOBUF_LIMIT else model
     return session(content, optimize=True, threads=threads, provider=provider)
-
-
-def check_limits(threads: int, precision: float, seconds: float) -> None:
-    """Raise UsageError for limits that no measurement can keep; all at once."""
-    problems = [] if threads >= 1 else [f"--threads {threads}: give at least 1"]
-    problems += [] if 0 < precision < 1 else [f"--precision {precision:g}: give a share between 0 and 1, such as 0.02"]
-    problems += [] if 0 < seconds < np.inf else [f"--seconds {seconds:g}: give a time above 0"]
-    if problems:
-        raise UsageError("; ".join(problems))
 
 
 def _warm(run: Callable[[], float], seconds: float) -> tuple[float, float]:
