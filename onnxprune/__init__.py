@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onnxprune.plan import Plan
     from onnxprune.report import Report
     from onnxprune.rules import rule
+    from onnxprune.validation.result import Validation, validate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Plan",
     "Report",
     "Result",
+    "Validation",
     "__version__",
     "analyze",
     "apply_plan",
@@ -51,6 +53,7 @@ __all__ = [
     "explain",
     "make_plan",
     "rule",
+    "validate",
 ]
 _API = (
     "Benchmark",
@@ -70,7 +73,9 @@ _HOME = dict.fromkeys(_API, "api") | {
     "Plan": "plan",
     "Report": "report",
     "criterion": "criteria",
+    "Validation": "validation.result",
     "rule": "rules",
+    "validate": "validation.result",
 }
 
 

@@ -15,7 +15,7 @@ from onnxprune.graph import Array
 from onnxprune.validation.intervals import Interval
 from onnxprune.validation.metrics import Metric
 from onnxprune.validation.reading import Reading, reading
-from onnxprune.validation.statistics import Indices, of_function, of_means, paired_rates, score_bound
+from onnxprune.validation.statistics import of_means, of_weights, paired_rates, score_bound
 
 Reals = NDArray[np.float64]
 Outputs = Mapping[str, Array]
@@ -76,8 +76,8 @@ class Scores:
                 self._bytes += array.nbytes
         if self._bytes > self._memory:
             raise ResourceError(
-                f"--metric {self.metric.name} needs the outputs of all samples at once: after {self._samples:,} they have "
-                f"{self._bytes:,} bytes, the limit is {self._memory:,.0f}; take fewer samples with --samples"
+                f"--metric {self.metric.name} needs the outputs of all samples at once: after {self._samples:,} they "
+                f"have {self._bytes:,} bytes, the limit is {self._memory:,.0f}; take fewer samples with --samples"
             )
 
     def comparison(self) -> Comparison:
@@ -100,17 +100,14 @@ class Scores:
     def _of_whole(self, output: str) -> Comparison:
         predictions = [_joined(kept) for kept in self._kept[:2]]
         targets = np.concatenate(self._kept[2])
-        values = [self.metric.of(p, targets) for p in predictions]
 
-        def drop(chosen: Indices) -> float:
-            try:
-                found = [self.metric.of(_chosen(p, chosen), targets[chosen]) for p in predictions]
-            except DataError:  # not defined where a class is missing; it is on all samples
-                return float("nan")
-            return float(self._drop(np.array(found)))
+        def values(weights: Reals | None = None) -> Reals:
+            return np.stack([self.metric.of(p, targets, weights) for p in predictions], axis=-1)
 
-        self._check(*values)
-        return self._told(output, values[0], values[1], of_function(drop, len(targets), self._seed))
+        a, b = values()[0]
+        self._check(a, b)
+        drop = of_weights(lambda w: self._drop(values(w)), len(targets), self._seed)
+        return self._told(output, a, b, drop)
 
     def _value(self, means: Reals) -> Reals:
         return np.sqrt(means) if self.metric.root else means
@@ -133,8 +130,8 @@ class Scores:
         self._check(a, b)
         if not np.isfinite(drop.low):
             raise DataError(
-                f"--metric {m.name} is not defined on most random choices of the {self._samples} samples, so that its drop "
-                "has no interval: more samples, of all classes, are needed"
+                f"--metric {m.name} is not defined on most random choices of the {self._samples} samples, so that its "
+                "drop has no interval: more samples, of all classes, are needed"
             )
         drop = _widened(drop, self._samples, 1.0 if m.rate else max(abs(a), abs(b)), always=m.needs == "classes")
         scale = 100 if m.rate else 1
@@ -154,9 +151,3 @@ def _joined(kept: list[Any]) -> Any:
     if isinstance(kept[0], dict):
         return {name: np.concatenate([k[name] for k in kept]) for name in kept[0]}
     return np.concatenate(kept)
-
-
-def _chosen(predictions: Any, chosen: Indices) -> Any:
-    if isinstance(predictions, dict):
-        return {name: array[chosen] for name, array in predictions.items()}
-    return predictions[chosen]

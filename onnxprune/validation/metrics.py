@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from onnxprune.data.streams import load_function, names_function
 from onnxprune.errors import DataError, UsageError
 from onnxprune.graph import Array
+from onnxprune.validation import weighted
 
 Reals = NDArray[np.float64]
 Needs = Literal["scores", "classes", "probabilities", "values", "outputs"]
@@ -30,8 +32,9 @@ class Metric:
 
     needs: what it reads: raw scores [n, classes, ...], class numbers [n], probabilities [n, classes], values as the
     model gives them, or (functions of users) all outputs. higher: whether more is better. rate: whether it lies in
-    0..1, so that differences are told in percentage points. each: gives the value of every sample [n], whose mean it is
-    (the root of it where `root`); whole: gives it from all samples at once. One of the two is there.
+    0..1, so that differences are told in percentage points. One of three functions gives it: each, of every sample [n],
+    whose mean it is (the root of it where `root`); weighted, for many weightings of the samples at once; whole, of all
+    samples.
     """
 
     name: str
@@ -39,16 +42,42 @@ class Metric:
     higher: bool
     rate: bool
     each: PerSample | None = None
+    weighted: weighted.Weighted | None = None
     whole: Whole | None = None
     root: bool = False
 
-    def of(self, predictions: Any, targets: Array) -> float:
-        """The value on samples, NaN where it is not defined on them. Raises DataError where a function fails."""
-        assert self.whole is not None
+    def of(self, predictions: Any, targets: Array, weights: Reals | None = None) -> Reals:
+        """[b]: the value for each weighting [b, n] of the samples, NaN where it is not defined; the weights are how
+        often a sample counts, once by default. Raises DataError where a function fails.
+        """
+        with self._told(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of scikit-learn, where a class is missing: NaN says it, too
+            if self.weighted is not None:
+                return self.weighted(predictions, targets, np.ones((1, len(targets))) if weights is None else weights)
+            assert self.whole is not None
+            if weights is None:
+                return np.array([float(self.whole(predictions, targets))])
+        return np.array(
+            [self._of_chosen(predictions, targets, np.repeat(np.arange(len(w)), w)) for w in weights.astype(np.intp)]
+        )
+
+    def _of_chosen(self, predictions: Any, targets: Array, chosen: NDArray[np.intp]) -> float:
+        """NaN where the function fails, as some do where a class is missing: it did not on all samples."""
+        if isinstance(predictions, dict):
+            taken = {name: array[chosen] for name, array in predictions.items()}
+        else:
+            taken = predictions[chosen]
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of scikit-learn, where a class is missing: NaN says it, too
-                return float(self.whole(predictions, targets))
+            return float(self.of(taken, targets[chosen])[0])
+        except DataError:
+            return float("nan")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"--metric {self.name}: {error}") from error
         except Exception as error:
             raise DataError(f"--metric {self.name} raised {type(error).__name__}: {error}") from error
 
@@ -152,40 +181,33 @@ def _ranking(function: str, **options: Any) -> Whole:
 
 def _averages(name: str) -> dict[str, Metric]:
     """`f1`, `f1_macro`, ...: of class 1 of two, or over the classes."""
-    table = {name: Metric(name, "classes", True, True, whole=_sklearn(f"{name}_score", zero_division=0))}
-    for average in ("macro", "micro", "weighted"):
-        whole = _sklearn(f"{name}_score", average=average, zero_division=0)
-        table[f"{name}_{average}"] = Metric(f"{name}_{average}", "classes", True, True, whole=whole)
-    return table
+    names: dict[str, weighted.Average] = {name: "binary"}
+    names |= {f"{name}_macro": "macro", f"{name}_micro": "micro", f"{name}_weighted": "weighted"}
+    return {n: Metric(n, "classes", True, True, weighted=weighted.of_classes(name, how)) for n, how in names.items()}
 
 
 def _table() -> Mapping[str, Metric]:
-    auc: str = "roc_auc_score"
-    values: Needs = "values"
+    ranked: Needs = "probabilities"
+    mape = "mean_absolute_percentage_error"
     found = [
-        Metric("balanced_accuracy", "classes", True, True, whole=_sklearn("balanced_accuracy_score")),
-        Metric("matthews_corrcoef", "classes", True, False, whole=_sklearn("matthews_corrcoef")),
-        Metric("cohen_kappa", "classes", True, False, whole=_sklearn("cohen_kappa_score")),
-        Metric("roc_auc", "probabilities", True, True, whole=_ranking(auc)),
-        Metric("roc_auc_ovr", "probabilities", True, True, whole=_ranking(auc, multi_class="ovr")),
-        Metric("roc_auc_ovo", "probabilities", True, True, whole=_ranking(auc, multi_class="ovo")),
-        Metric("average_precision", "probabilities", True, True, whole=_ranking("average_precision_score")),
-        Metric("log_loss", "probabilities", False, False, each=_log_loss),
-        Metric("mean_squared_error", values, False, False, each=_error(2)),
-        Metric("root_mean_squared_error", values, False, False, each=_error(2), root=True),
-        Metric("mean_absolute_error", values, False, False, each=_error(1)),
-        *(
-            Metric(name, values, name in {"r2", "explained_variance"}, False, whole=_sklearn(function))
-            for name, function in (
-                ("r2", "r2_score"),
-                ("explained_variance", "explained_variance_score"),
-                ("median_absolute_error", "median_absolute_error"),
-                ("mean_absolute_percentage_error", "mean_absolute_percentage_error"),
-            )
-        ),
+        Metric("balanced_accuracy", "classes", True, True, weighted=weighted.balanced_accuracy),
+        Metric("matthews_corrcoef", "classes", True, False, weighted=weighted.matthews_corrcoef),
+        Metric("cohen_kappa", "classes", True, False, weighted=weighted.cohen_kappa),
+        Metric("roc_auc", ranked, True, True, weighted=weighted.roc_auc),
+        Metric("roc_auc_ovr", ranked, True, True, weighted=weighted.roc_auc),
+        Metric("roc_auc_ovo", ranked, True, True, whole=_ranking("roc_auc_score", multi_class="ovo")),
+        Metric("average_precision", ranked, True, True, whole=_ranking("average_precision_score")),
+        Metric("log_loss", ranked, False, False, each=_log_loss),
+        Metric("mean_squared_error", "values", False, False, each=_error(2)),
+        Metric("root_mean_squared_error", "values", False, False, each=_error(2), root=True),
+        Metric("mean_absolute_error", "values", False, False, each=_error(1)),
+        Metric("r2", "values", True, False, whole=_sklearn("r2_score")),
+        Metric("explained_variance", "values", True, False, whole=_sklearn("explained_variance_score")),
+        Metric("median_absolute_error", "values", False, False, whole=_sklearn("median_absolute_error")),
+        Metric(mape, "values", False, False, whole=_sklearn(mape)),
     ]
     table = {m.name: m for m in (_top(1), *found)}
-    for name in ("f1", "precision", "recall", "jaccard"):
+    for name in weighted.PER_CLASS:
         table |= _averages(name)
     return table
 

@@ -84,7 +84,9 @@ def reading(
     DataError where none fits the metric and the labels.
     """
     if wanted is not None and wanted not in outputs:
-        raise UsageError(f"--output {wanted!r} is none of the outputs with one row per sample: {', '.join(outputs)}")
+        raise UsageError(
+            f"--output-name {wanted!r} is none of the outputs with one row per sample: {', '.join(outputs)}"
+        )
     if metric.needs == "outputs":
         return Reading(wanted or "", "outputs")
     fitting = _fits_values if metric.needs == "values" else _fits_classes
@@ -97,8 +99,8 @@ def reading(
             else "scores of classes, or class numbers, for the labels"
         )
         raise DataError(
-            f"--metric {metric.name} needs an output with {what}: the labels are {describe(labels.shape, labels.dtype)}, "
-            f"the outputs {told}{_one_hot(labels, outputs)}"
+            f"--metric {metric.name} needs an output with {what}: the labels are "
+            f"{describe(labels.shape, labels.dtype)}, the outputs {told}{_one_hot(labels, outputs)}"
         )
     found = outputs[names[0]]
     numbers = metric.needs != "values" and _numbers(found, labels)

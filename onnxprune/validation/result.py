@@ -34,7 +34,7 @@ class ValidateOptions(Goals):
     data: Any = None
     preprocess: str | None = None
     metric: str | Callable[..., float] | None = None
-    output: str | None = None
+    output_name: str | None = None
     samples: int | None = None
     verdict: By = "interval"
     inconclusive: Doubt = "fail"
@@ -47,7 +47,7 @@ class ValidateOptions(Goals):
         Goals.check(self)
         gate.check_choice(self.verdict, self.inconclusive)
         named = {"max_drop": self.max_drop, "min_agreement": self.min_agreement, "metric": self.metric}
-        named |= {"output": self.output, "preprocess": self.preprocess, "samples": self.samples}
+        named |= {"output_name": self.output_name, "preprocess": self.preprocess, "samples": self.samples}
         check_needs(self.data, {gate.option(n): v is not None for n, v in named.items()})
         if self.samples is not None and self.samples < 2:
             raise UsageError(f"--samples {self.samples}: give at least 2")
@@ -67,7 +67,7 @@ class Validation:
 
     data, samples: where the inputs come from, and how many were run (None and 0 without data). metric: None without
     labels; agreement: of the outputs, empty without data; sizes: bytes of the files; speed: None unless measured.
-    verdict: None without goals. seconds: per stage.
+    verdict: None without goals; doubt: what a gate makes of an inconclusive one. seconds: per stage.
     """
 
     original: str
@@ -80,6 +80,7 @@ class Validation:
     speed: Speed | None
     goals: tuple[Goal, ...]
     verdict: Verdict | None
+    doubt: Doubt
     notes: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -112,7 +113,7 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
 
     original, candidate: paths or ModelProtos of the same signature. data: as `data.open_data` takes them; labels give
     the metric. preprocess: how raw images become inputs. metric: a name of `validation.metrics.NAMES`,
-    `module:function` or a function (outputs, targets) -> float; top-1 accuracy where labels are classes. output: the
+    `module:function` or a function (outputs, targets) -> float; top-1 accuracy where labels are classes. output_name: the
     one to read. samples: at most so many, evenly spread.
     max_drop: most that the metric may lose, in percentage points for rates; min_agreement: least share of equal
     answers, or cosine where there are no classes; min_speedup, max_latency (seconds), max_size (bytes). verdict:
@@ -153,6 +154,7 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
         timed,
         goals,
         verdict,
+        options.inconclusive,
         measured.notes,
         seconds,
     )
@@ -198,7 +200,7 @@ def _measured(
         candidate,
         data,
         wanted=wanted,
-        output=options.output,
+        output=options.output_name,
         samples=options.samples,
         memory=options.memory,
         seed=options.seed,

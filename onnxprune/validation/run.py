@@ -34,7 +34,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one pass over the data gave."""
+    """What one pass over the data gave; feeds: the fewest samples that the models take, for latency."""
 
     samples: int
     agreement: dict[str, Interval]
@@ -141,7 +141,7 @@ def compare(
     for batch in data.batches(BATCH, limit=samples):
         a, b = (r(batch.inputs, names, seen) for r in run)
         if names is None:
-            feeds, names = batch.inputs, _rows(a, len(batch), notes)
+            feeds, names = batch.part(0, data.batching(1)[0]).inputs, _rows(a, len(batch), notes)
             a, b = ({n: x[n] for n in names} for x in (a, b))
             wanted = _metric(wanted, a, batch.labels, output, notes)
             if wanted is not None:

@@ -36,16 +36,20 @@ class Measure(Protocol):
 class Speed:
     """Latency of the candidate beside the original, and beside the cleaned original where cleaning changes the graph.
 
-    speedup: original by candidate, no surer than the noise of the machine; pruning: cleaned original by candidate, None
-    where cleaning changes nothing; cleaning: what the first is more than the second.
+    paired: original and candidate; pruning: speed-up beside the cleaned original, None where cleaning changes nothing.
     """
 
     paired: Paired
-    speedup: Interval
     pruning: Interval | None = None
 
     @property
+    def speedup(self) -> Interval:
+        """Latency of the original by the candidate's."""
+        return self.paired.speedup
+
+    @property
     def cleaning(self) -> float | None:
+        """Speed-up of the cleaned original beside the original."""
         return None if self.pruning is None else self.speedup.point / self.pruning.point
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,15 +81,8 @@ def speed(
     paired = measure(original, candidate, feeds=feeds, seconds=seconds, seed=seed)
     cleaned = _cleaned(original)
     if cleaned is None:
-        return Speed(paired, _sober(paired))
-    return Speed(paired, _sober(paired), _sober(measure(cleaned, candidate, feeds=feeds, seconds=seconds, seed=seed)))
-
-
-def _sober(paired: Paired) -> Interval:
-    """The speed-up, not surer than a model beside itself."""
-    found, noise = paired.speedup, paired.noise
-    most = max(noise.high, 1 / noise.low, 1.0)
-    return Interval(found.point, min(found.low, found.point / most), max(found.high, found.point * most))
+        return Speed(paired)
+    return Speed(paired, measure(cleaned, candidate, feeds=feeds, seconds=seconds, seed=seed).speedup)
 
 
 def _cleaned(model: ModelProto) -> ModelProto | None:

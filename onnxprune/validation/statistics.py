@@ -16,11 +16,10 @@ from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 from onnxprune.validation.intervals import Interval
 
 Reals = NDArray[np.float64]
-Indices = NDArray[np.intp]
 _TAIL = 0.025
 Z = float(ndtri(1 - _TAIL))
 _REPLICATES = 2000  # of what is computed for all of them at once
-_FEW = 200  # of what calls a function for each
+_FEW = 200  # of what takes long for each
 _GROUPS = 4096  # samples beyond it are summed in so many random groups, which leaves their spread as it is
 _AT_ONCE = 1 << 22  # indices
 
@@ -72,17 +71,26 @@ def of_means(samples: Reals, value: Callable[[Reals], Reals], seed: int = 0) -> 
     return Interval(point, min(point, float(low)), max(point, float(high)))
 
 
-def of_function(function: Callable[[Indices], float], n: int, seed: int = 0) -> Interval:
-    """Any function of a choice of n samples: Student's interval with the bootstrap's standard error.
+def of_weights(value: Callable[[Reals], Reals], n: int, seed: int = 0) -> Interval:
+    """Any function of n weighted samples: Student's interval with the bootstrap's standard error.
 
-    function: gives NaN where it is not defined on a choice; such choices do not count.
+    value: gives the result [b] for weights [b, n], how often each sample counts; NaN where it is not defined, which
+    does not count unless it is so for half of the resamples (then the bounds are NaN).
     """
     rng = np.random.default_rng(seed)
-    point = function(np.arange(n))
-    found = np.array([function(np.sort(rng.integers(n, size=n))) for _ in range(_FEW)])
+    point = float(value(np.ones((1, n)))[0])
+    step = max(1, _AT_ONCE // n)
+    parts = [value(_drawn(rng, min(step, _FEW - start), n)) for start in range(0, _FEW, step)]
+    found = np.concatenate(parts)
     found = found[np.isfinite(found)]
     half = float(stdtrit(n - 1, 1 - _TAIL) * found.std(ddof=1)) if len(found) > _FEW // 2 else float("nan")
     return Interval(point, point - half, point + half)
+
+
+def _drawn(rng: np.random.Generator, count: int, n: int) -> Reals:
+    """[count, n]: how often each of n is drawn in n draws with replacement."""
+    drawn = rng.integers(n, size=(count, n)) + n * np.arange(count)[:, None]
+    return np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)
 
 
 def _grouped(samples: Reals, seed: int) -> Reals:
@@ -99,11 +107,7 @@ def _resampled(groups: Reals, seed: int) -> Reals:
     """[replicates, k]: sums over as many groups as there are, drawn with replacement."""
     rng, m = np.random.default_rng(seed), len(groups)
     step = max(1, _AT_ONCE // m)
-    parts = []
-    for start in range(0, _REPLICATES, step):
-        count = min(step, _REPLICATES - start)
-        drawn = rng.integers(m, size=(count, m), dtype=np.int32) + m * np.arange(count, dtype=np.int32)[:, None]
-        parts.append(np.bincount(drawn.ravel(), minlength=count * m).reshape(count, m) @ groups)
+    parts = [_drawn(rng, min(step, _REPLICATES - start), m) @ groups for start in range(0, _REPLICATES, step)]
     return np.concatenate(parts)
 
 
