@@ -150,12 +150,12 @@ class Validating:
     verdict: Annotated[str | None, _goal("HOW", "interval: all of it must meet the goal (default); or point.")] = None
     inconclusive: Annotated[str | None, _goal("HOW", "What an inconclusive goal does: fail (default), or pass.")] = None
     config: Annotated[
-        Path | None, _goal("FILE", "TOML with [tool.onnxprune.validate]; default: ./pyproject.toml, if it has that.")
+        Path | None, _goal("FILE", "TOML with the table tool.onnxprune.validate; default: that of ./pyproject.toml.")
     ] = None
     data: Annotated[
         str | None, _measure("SOURCE", "Inputs, best with labels: .npz, .npy, a folder of images, module:function.")
     ] = None
-    preprocess: Preprocess = None
+    preprocess: Annotated[str | None, _measure("HOW", "How raw images become inputs, as for compress.")] = None
     metric: Annotated[
         str | None, _measure("NAME", "By scikit-learn's name, top5, or module:function. Default: top-1 accuracy.")
     ] = None

@@ -18,14 +18,16 @@ from onnxprune.validation.result import Validation
 from onnxprune.validation.speed import Speed
 
 Row = tuple[str, str, str, str]
-HEAD = ("", "original", "candidate", "difference, 95 % interval")
-GOALS = ("goal", "measured, 95 % interval", "verdict")
+HEAD = ("", "original", "candidate", "difference")
+AGREEMENT = ("beside the original", "candidate")
+GOALS = ("goal", "measured", "verdict")
 _AGREEMENT = {
     "top1": "same top-1 answer",
     "cosine": "cosine of the outputs",
     "relative_error": "relative error",
     "divergence": "KL divergence",
 }
+_INTERVALS = "In brackets: 95 % confidence intervals."
 _WORDS = {"pass": "pass", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0
 
@@ -66,8 +68,6 @@ def _rows(v: Validation) -> Iterator[Row]:
         unit = "%" if v.metric.rate else ""
         values = (figure(v.metric.original, unit), figure(v.metric.candidate, unit))
         yield (v.metric.metric, *values, f"drop {interval(v.metric.drop, 'points' if v.metric.rate else '')}")
-    for name, found in v.agreement.items():
-        yield (_AGREEMENT[name], "", interval(found, "%" if name == "top1" else ""), "")
     yield ("size", figure(v.sizes[0], "B"), figure(v.sizes[1], "B"), f"{percent(v.sizes[1] / max(v.sizes[0], 1))} kept")
     if v.speed is not None:
         pair = v.speed.paired
@@ -77,6 +77,11 @@ def _rows(v: Validation) -> Iterator[Row]:
             figure(pair.candidate.p50, "s"),
             _times(v.speed.speedup),
         )
+
+
+def _agreement_rows(v: Validation) -> Iterator[tuple[str, str]]:
+    for name, found in v.agreement.items():
+        yield (_AGREEMENT[name], interval(found, "%" if name == "top1" else ""))
 
 
 def _times(speedup: Interval) -> str:
@@ -126,10 +131,12 @@ def _verdict(v: Validation) -> str:
 def text(v: Validation) -> RenderableType:
     """Tables that fit 80 columns."""
     parts: list[RenderableType] = [_title(v), "", _grid(HEAD, "<>><", _rows(v))]
+    if v.agreement:
+        parts += ["", _grid(AGREEMENT, "<<", _agreement_rows(v))]
     if v.goals:
         parts += ["", _grid(GOALS, "<<<", _goal_rows(v))]
     remarks = list(_remarks(v))
-    return Group(*parts, "", *remarks, *([""] if remarks else []), _verdict(v))
+    return Group(*parts, "", *remarks, _INTERVALS, "", _verdict(v))
 
 
 def _grid(head: Iterable[str], sides: str, rows: Iterable[Iterable[str]]) -> Table:
@@ -142,11 +149,15 @@ def _grid(head: Iterable[str], sides: str, rows: Iterable[Iterable[str]]) -> Tab
 
 
 def markdown(v: Validation) -> str:
-    """The same for a page: a heading, the goals, the measurements, the remarks."""
-    goals = ["", *_lines(GOALS, _goal_rows(v))] if v.goals else []
-    remarks = [f"- {_plain(r)}" for r in _remarks(v)]
-    lines = [f"### {_plain(_title(v))}", "", f"**{_verdict(v)}**", *goals, "", *_lines(HEAD, _rows(v)), "", *remarks]
-    return "\n".join(lines).rstrip() + "\n"
+    """The same for a page: a heading, the verdict, the goals, the measurements, the remarks."""
+    lines = [f"### {_plain(_title(v))}", "", f"**{_verdict(v)}**"]
+    if v.goals:
+        lines += ["", *_lines(GOALS, _goal_rows(v))]
+    lines += ["", *_lines(HEAD, _rows(v))]
+    if v.agreement:
+        lines += ["", *_lines(AGREEMENT, _agreement_rows(v))]
+    lines += ["", *(f"- {_plain(r)}" for r in (*_remarks(v), _INTERVALS))]
+    return "\n".join(lines) + "\n"
 
 
 def _lines(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:

@@ -113,8 +113,8 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
 
     original, candidate: paths or ModelProtos of the same signature. data: as `data.open_data` takes them; labels give
     the metric. preprocess: how raw images become inputs. metric: a name of `validation.metrics.NAMES`,
-    `module:function` or a function (outputs, targets) -> float; top-1 accuracy where labels are classes. output_name: the
-    one to read. samples: at most so many, evenly spread.
+    `module:function` or a function (outputs, targets) -> float; top-1 accuracy where labels are classes. output_name:
+    the one to read. samples: at most so many, evenly spread.
     max_drop: most that the metric may lose, in percentage points for rates; min_agreement: least share of equal
     answers, or cosine where there are no classes; min_speedup, max_latency (seconds), max_size (bytes). verdict:
     whether the "interval" must lie inside the goal, or the "point"; inconclusive: "pass" lets through what is in doubt.
