@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from onnxprune import __version__
 from onnxprune import options as o
 from onnxprune.errors import Exit, FileError, TargetError, UsageError
+from onnxprune.gate_options import Validating
 from onnxprune.signature import taking
 from onnxprune.terminal import boundary, progress, show, show_json, write
 
@@ -219,11 +220,11 @@ def bench(models: o.Sources, given: o.Measuring) -> None:
 
 
 @app.command(cls=_Guarded)
-@taking(o.Validating)
+@taking(Validating)
 def validate(
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="A model.")],
     candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The smaller model.")],
-    given: o.Validating,
+    given: Validating,
 ) -> None:
     """Compare a model with its original on data, with 95 % intervals, and return 1 unless it meets its goals.
 
@@ -277,7 +278,7 @@ def _check_reports(outputs: dict[str, Path], original: Path, candidate: Path, da
             files.check_output(path, model, force=True)
 
 
-def _write_reports(found: Validation, given: o.Validating) -> None:
+def _write_reports(found: Validation, given: Validating) -> None:
     import json
     import socket
     from datetime import UTC, datetime

@@ -39,6 +39,7 @@ LAYERS = (
     ("provenance", "report", "settings"),
     ("budget",),
     ("api", "options"),
+    ("gate_options",),
     ("cli",),
     ("__main__",),
 )

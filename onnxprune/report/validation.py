@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from xml.etree import ElementTree
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 
-from onnxprune.report.text import percent, si
+from onnxprune.report.latency import duration
+from onnxprune.report.layout import percent, si
 from onnxprune.validation.accuracy import Comparison
 from onnxprune.validation.gate import Goal, option
 from onnxprune.validation.intervals import Interval
@@ -38,7 +39,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def figure(value: float, unit: str) -> str:
     """A number with its unit: points, x, s (as ms), B, % (of 0..1), or none."""
     if unit == "s":
-        return f"{value * 1e3:.3g} ms"
+        return duration(value)
     if unit == "B":
         return si(value, "B")
     if unit == "%":
@@ -130,19 +131,14 @@ def _verdict(v: Validation) -> str:
 
 def text(v: Validation) -> RenderableType:
     """Tables that fit 80 columns."""
-    parts: list[RenderableType] = [_title(v), "", _grid(HEAD, "<>><", _rows(v))]
-    if v.agreement:
-        parts += ["", _grid(AGREEMENT, "<<", _agreement_rows(v))]
-    if v.goals:
-        parts += ["", _grid(GOALS, "<<<", _goal_rows(v))]
-    remarks = list(_remarks(v))
-    return Group(*parts, "", *remarks, _INTERVALS, "", _verdict(v))
+    sides = {HEAD: "<>><", AGREEMENT: "<<", GOALS: "<<<"}
+    tables = [(HEAD, list(_rows(v))), (AGREEMENT, list(_agreement_rows(v))), (GOALS, list(_goal_rows(v)))]
+    made = [_grid(head, sides[head], rows) for head, rows in tables if rows]
+    return sections(_title(v), *made, lines(*_remarks(v), _INTERVALS), _verdict(v))
 
 
-def _grid(head: Iterable[str], sides: str, rows: Iterable[Iterable[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for title, side in zip(head, sides, strict=True):
-        table.add_column(title, justify="left" if side == "<" else "right")
+def _grid(head: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -> Table:
+    table = new_table(*zip(head, sides, strict=True))
     for row in rows:
         table.add_row(*row)
     return table
@@ -150,17 +146,17 @@ def _grid(head: Iterable[str], sides: str, rows: Iterable[Iterable[str]]) -> Tab
 
 def markdown(v: Validation) -> str:
     """The same for a page: a heading, the verdict, the goals, the measurements, the remarks."""
-    lines = [f"### {_plain(_title(v))}", "", f"**{_verdict(v)}**"]
+    made = [f"### {_plain(_title(v))}", "", f"**{_verdict(v)}**"]
     if v.goals:
-        lines += ["", *_lines(GOALS, _goal_rows(v))]
-    lines += ["", *_lines(HEAD, _rows(v))]
+        made += ["", *_piped(GOALS, _goal_rows(v))]
+    made += ["", *_piped(HEAD, _rows(v))]
     if v.agreement:
-        lines += ["", *_lines(AGREEMENT, _agreement_rows(v))]
-    lines += ["", *(f"- {_plain(r)}" for r in (*_remarks(v), _INTERVALS))]
-    return "\n".join(lines) + "\n"
+        made += ["", *_piped(AGREEMENT, _agreement_rows(v))]
+    made += ["", *(f"- {_plain(r)}" for r in (*_remarks(v), _INTERVALS))]
+    return "\n".join(made) + "\n"
 
 
-def _lines(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+def _piped(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     head = list(head)
     for row in (head, ["--"] * len(head), *rows):
         yield f"| {' | '.join(map(_plain, row))} |"
