@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from onnxprune.report.latency import duration
-from onnxprune.report.layout import percent, si
+from onnxprune.report.layout import lines, new_table, percent, sections, si
 from onnxprune.validation.accuracy import Comparison
 from onnxprune.validation.gate import Goal, option
 from onnxprune.validation.intervals import Interval
@@ -131,9 +131,13 @@ def _verdict(v: Validation) -> str:
 
 def text(v: Validation) -> RenderableType:
     """Tables that fit 80 columns."""
-    sides = {HEAD: "<>><", AGREEMENT: "<<", GOALS: "<<<"}
-    tables = [(HEAD, list(_rows(v))), (AGREEMENT, list(_agreement_rows(v))), (GOALS, list(_goal_rows(v)))]
-    made = [_grid(head, sides[head], rows) for head, rows in tables if rows]
+    sides: dict[Sequence[str], str] = {HEAD: "<>><", AGREEMENT: "<<", GOALS: "<<<"}
+    tables: dict[Sequence[str], list[Sequence[str]]] = {
+        HEAD: list(_rows(v)),
+        AGREEMENT: list(_agreement_rows(v)),
+        GOALS: list(_goal_rows(v)),
+    }
+    made = [_grid(head, sides[head], rows) for head, rows in tables.items() if rows]
     return sections(_title(v), *made, lines(*_remarks(v), _INTERVALS), _verdict(v))
 
 
