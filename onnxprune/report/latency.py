@@ -12,7 +12,7 @@ from onnxprune.report.names import short
 from onnxprune.validation.bench import Benchmark, Row
 from onnxprune.validation.intervals import Interval
 from onnxprune.validation.kernels import ConvKernel
-from onnxprune.validation.profile import NodeTime
+from onnxprune.validation.profile import REORDER, NodeTime
 
 _LAYERS, _FALLEN = 10, 8  # shown before "n more"
 
@@ -32,38 +32,35 @@ def benchmark(found: Benchmark) -> RenderableType:
 
 
 def _latencies(rows: Sequence[Row], names: dict[str, str]) -> Table:
-    made = new_table(
-        ("", "<"),
-        ("threads", ">"),
-        ("batch", ">"),
-        ("p50", ">"),
-        ("p90", ">"),
-        ("p99", ">"),
-        ("samples/s", ">"),
-        ("first", ">"),
-        ("load", ">"),
-        ("memory", ">"),
-    )
+    titles = ("p50", "p90", "p99", "samples/s", "first", "load", "memory")
+    made = new_table(*_varying(rows), *((title, ">") for title in titles))
     for r in rows:
         t = r.timing
         times = [duration(x) for x in (t.p50, t.p90, t.p99)]
         memory = "-" if r.memory is None else si(r.memory, "B")
-        counts = (names[r.model], str(r.threads), str(r.batch))
-        made.add_row(*counts, *times, f"{r.throughput:.4g}", duration(t.first), duration(t.load), memory)
+        rest = (f"{r.throughput:.4g}", duration(t.first), duration(t.load), memory)
+        made.add_row(*_which(r, rows, names[r.model]), *times, *rest)
     return made
 
 
 def _speedups(rows: Sequence[Row], names: dict[str, str]) -> Table:
     first = next(iter(names.values()))
-    made = new_table(
-        ("", "<"), ("threads", ">"), ("batch", ">"), (f"{first} / it", ">"), ("95 %", "<"), ("verdict", "<")
-    )
+    made = new_table(*_varying(rows), (f"{first} / it", ">"), ("95 %", "<"), ("verdict", "<"))
     for r in rows:
         shown = r.speedup or r.noise
         name = names[r.model] if r.speedup else f"{first} again"
-        said = r.verdict if r.verdict else "noise floor"
-        made.add_row(name, str(r.threads), str(r.batch), f"{shown.point:.3f}", span(shown), said)
+        made.add_row(*_which(r, rows, name), f"{shown.point:.3f}", span(shown), r.verdict or "noise floor")
     return made
+
+
+def _varying(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Columns that say which row it is: threads and batch where there are several."""
+    several = [(title, ">") for title in ("threads", "batch") if len({getattr(r, title) for r in rows}) > 1]
+    return [("", "<"), *several]
+
+
+def _which(row: Row, rows: Sequence[Row], name: str) -> list[str]:
+    return [name, *(str(getattr(row, title)) for title, _ in _varying(rows)[1:])]
 
 
 def span(interval: Interval) -> str:
@@ -106,7 +103,7 @@ def _profile(layers: dict[str, tuple[NodeTime, ...]], names: dict[str, str]) -> 
     slowest = sorted(order, key=lambda n: -max(found[n].share for found in by_name if n in found))
     for node in slowest[:_LAYERS]:
         cells = [c for found in by_name for c in _cells(found.get(node))]
-        op = next(found[node].op for found in by_name if node in found)
+        op = "" if node == REORDER else next(found[node].op for found in by_name if node in found)
         made.add_row(short(node), op, *cells)
     totals = [c for rows in layers.values() for c in (duration(sum(r.seconds for r in rows)), "")]
     made.add_row("all", "", *totals)
@@ -133,5 +130,8 @@ def _setting(found: Benchmark) -> Iterator[str]:
             for name, nodes in found.nodes.items()
         )
         yield f"Warning: {e['provider']} did not run everything. {told}."
-    if found.rows:
-        yield f"{min(r.timing.n for r in found.rows)} rounds or more per row, all models in each, in random order."
+    threads, batches = {r.threads for r in found.rows}, {r.batch for r in found.rows}
+    same = [f"{n} thread" + "s" * (n > 1) for n in threads if len(threads) == 1]
+    same += [f"batch {n}" for n in batches if len(batches) == 1]
+    fewest = min(r.timing.n for r in found.rows)
+    yield "; ".join([*same, f"{fewest} rounds or more of all models, in random order."])

@@ -81,8 +81,8 @@ class Timing:
 class Paired:
     """Two models beside each other.
 
-    speedup: baseline / candidate, median of paired ratios. noise: the same of the baseline against itself.
-    median: the candidate's latency in seconds.
+    speedup: baseline / candidate, median of the ratios of runs in the same round. noise: the same of the baseline
+    against itself. median: the candidate's latency in seconds.
     """
 
     baseline: Timing
@@ -122,8 +122,13 @@ class Measured:
         return ratio_interval(self.times[:, 1], self.times[:, 0], self.seed)
 
     def speedup(self, model: int) -> Interval:
-        """Baseline / model, median of paired ratios."""
-        return ratio_interval(self.times[:, 1], self.times[:, 1 + model], self.seed)
+        """Baseline / model: median of the paired ratios of both of the baseline's sessions.
+
+        The interval is widened by what these two differ beyond chance: by where its memory lies, any session may.
+        """
+        found = _ratio(self.times, 1 + model, self.seed)
+        beyond = max(self.noise.low, 1 / self.noise.high, 1.0)
+        return Interval(found.point, found.low / beyond, found.high * beyond)
 
     def median(self, model: int) -> Interval:
         """Median latency of a model in seconds."""
@@ -261,9 +266,13 @@ def until(
 
 def precise(times: Times, precision: float) -> bool:
     """Whether the intervals of all ratios to the baseline are narrow enough; of one model alone, also its median's."""
-    others = [ratio_interval(times[:, 1], column) for i, column in enumerate(times.T) if i != 1]
-    alone = [median_interval(times[:, 1])] if len(others) == 1 else []
-    return all(width(found) <= precision for found in (*others, *alone))
+    if times.shape[1] == 2:
+        return all(width(x) <= precision for x in (median_interval(times[:, 1]), ratio_interval(*times.T)))
+    return all(width(_ratio(times, column)) <= precision for column in range(2, times.shape[1]))
+
+
+def _ratio(times: Times, column: int, seed: int = 0) -> Interval:
+    return ratio_interval(times[:, :2], times[:, [column]], seed)
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from onnx import ModelProto
 from onnxprune.files import read_bytes
 from onnxprune.graph import Array
 from onnxprune.runtime import CPU, session
-from onnxprune.validation.kernels import BLOCKED, covered, heaviest, named, optimised_graph
+from onnxprune.validation.kernels import covered, heaviest, named, optimised_graph
 
 _WARM, _SUFFIX = 3, "_kernel_time"
-_REORDER = "layout changes"
+REORDER = "layout changes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def profile(
     layers: dict[str, tuple[str, int, str, str, float]] = {}
     for name, (op, where, times) in events.items():
         inside = [nodes[n] for n in origin.get(name, ())]
-        layer = heaviest(inside) or (_REORDER if op.startswith("Reorder") else name)
+        layer = heaviest(inside) or (REORDER if op.startswith("Reorder") else name)
         kernel, seconds = kernels.get(name, op), float(np.median(times))
         shown = nodes[layer].op_type if layer in nodes else op
         held = layers.get(layer, (shown, 0, kernel, where, 0.0))
@@ -72,11 +72,6 @@ def profile(
 def ran_on(model: ModelProto, feeds: Mapping[str, Array], threads: int, provider: str) -> dict[str, int]:
     """How many nodes each execution provider ran."""
     return dict(Counter(where for _, where, _ in _events(named(model), feeds, threads, provider, 1).values()))
-
-
-def is_blocked(row: NodeTime) -> bool:
-    """Whether the kernel works on blocks of channels."""
-    return row.kernel.startswith(BLOCKED)
 
 
 def _events(
