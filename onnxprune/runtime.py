@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InputSpec",
+    "Run",
     "Session",
     "Timer",
     "default_threads",
@@ -91,7 +92,7 @@ class Session:
         self.outputs = list(self._types)
         self.providers = [str(p) for p in inner.get_providers()]  # the last, the CPU, takes the rest
 
-    def bind(self, feeds: Mapping[str, Array]) -> Callable[[ort.RunOptions], object]:
+    def bind(self, feeds: Mapping[str, Array]) -> Run:
         """A run on these inputs again and again: arrays are handed over once, and results stay where they are."""
         self._check(feeds)
         values, names, inner = {n: _to_value(a) for n, a in feeds.items()}, self.outputs, self._inner
@@ -259,7 +260,8 @@ def _quota() -> int | None:
     return None
 
 
-Timer = Callable[[Callable[["ort.RunOptions"], object]], float]
+Run = Callable[["ort.RunOptions"], object]
+Timer = Callable[[Run], float]
 
 
 def timing(work: Callable[[Timer], T]) -> T:
@@ -270,7 +272,7 @@ def timing(work: Callable[[Timer], T]) -> T:
     """
 
     def watched(options: ort.RunOptions) -> T:
-        def timer(run: Callable[[ort.RunOptions], object]) -> float:
+        def timer(run: Run) -> float:
             start = time.perf_counter()
             run(options)
             return time.perf_counter() - start

@@ -23,7 +23,7 @@ from onnx import ModelProto
 from onnxprune.errors import UsageError
 from onnxprune.files import PROTOBUF_LIMIT, read_model, weights_bytes
 from onnxprune.graph import Array
-from onnxprune.runtime import CPU, Session, Timer, session, timing
+from onnxprune.runtime import CPU, Run, Session, Timer, session, timing
 from onnxprune.validation.bootstrap import median_interval, ratio_interval, width
 from onnxprune.validation.environment import environment
 from onnxprune.validation.feeds import Shapes, made_up
@@ -36,6 +36,7 @@ Times = NDArray[np.float64]
 
 MIN_ROUNDS, MAX_ROUNDS = 30, 20_000
 _WARM_RUNS, _WARM_SECONDS = 5, 0.2
+_PLACEMENT = 0.01  # two sessions of one model differed by up to half of it, for as long as they lived
 _GROWTH = 1.4  # rounds between two looks at the intervals: looking often makes them too narrow
 
 
@@ -144,12 +145,12 @@ class Measured:
 def verdict(speedup: Interval, noise: Interval, margin: float = 0.05) -> Verdict:
     """What an interval of speed-ups says beside the noise floor.
 
-    A difference counts where the interval lies beyond 1 and beyond what the baseline shows against itself; there is no
-    difference where it lies within `margin` of 1.
+    A difference counts where the interval lies beyond what the baseline shows against itself, and beyond what where its
+    memory lies does to any session; there is no difference where it lies within `margin` of 1.
     """
-    if speedup.low > max(1.0, noise.high):
+    if speedup.low > max(1 + _PLACEMENT, noise.high):
         return "faster"
-    if speedup.high < min(1.0, noise.low):
+    if speedup.high < min(1 / (1 + _PLACEMENT), noise.low):
         return "slower"
     return "no difference" if speedup.low > 1 / (1 + margin) and speedup.high < 1 + margin else "inconclusive"
 
@@ -192,17 +193,20 @@ def measure(models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How) -> M
     """Run several models, each on its feeds, in rounds; the first is the baseline. Raises as `pair` does."""
     how.check()
     deadline = time.perf_counter() + how.seconds
-    sessions, load = [], []
-    for model in (models[0], *models):
+    rng = np.random.default_rng(how.seed)
+    columns = list(zip((models[0], *models), (feeds[0], *feeds), strict=True))
+    load, made = [0.0] * len(columns), dict[int, Run]()
+    for i in rng.permutation(len(columns)):  # which comes first decides where its memory lies
         start = time.perf_counter()
-        sessions.append(produced(model, how.threads, how.provider))
-        load.append(time.perf_counter() - start)
-    runs = [s.bind(f) for s, f in zip(sessions, (feeds[0], *feeds), strict=True)]
+        model, inputs = columns[i]
+        one = produced(model, how.threads, how.provider)
+        load[i], made[int(i)] = time.perf_counter() - start, one.bind(inputs)
+    runs = [made[i] for i in range(len(columns))]
 
     def work(timer: Timer) -> tuple[Times, tuple[float, ...]]:
         first, steady = zip(*(_warm(partial(timer, run), how.seconds) for run in runs), strict=True)
         _check_cap(sum(steady), deadline - time.perf_counter(), how.seconds)
-        rounds = _rounds(lambda i: timer(runs[i]), len(runs), np.random.default_rng(how.seed))
+        rounds = _rounds(lambda i: timer(runs[i]), len(runs), rng)
         with _no_collection():
             return until(rounds, lambda times: precise(times, how.precision), deadline, time.perf_counter), first
 

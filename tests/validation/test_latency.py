@@ -76,6 +76,7 @@ def test_differences_are_found():
 VERDICTS = {
     "beyond 1 and noise": (Interval(1.2, 1.1, 1.3), Interval(1.0, 0.98, 1.02), "faster"),
     "within the noise": (Interval(1.03, 1.01, 1.05), Interval(1.02, 1.0, 1.06), "inconclusive"),
+    "less than placement does": (Interval(1.007, 1.003, 1.02), Interval(1.0, 0.99, 1.001), "no difference"),
     "below": (Interval(0.8, 0.7, 0.9), Interval(1.0, 0.98, 1.02), "slower"),
     "below, within the noise": (Interval(0.97, 0.96, 0.99), Interval(0.97, 0.95, 0.99), "no difference"),
     "narrow around 1": (Interval(1.0, 0.99, 1.01), Interval(1.0, 0.99, 1.01), "no difference"),
