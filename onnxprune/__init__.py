@@ -15,21 +15,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnxprune import errors
     from onnxprune.analysis import Analysis
-    from onnxprune.api import Result, analyze, apply_plan, clean, compress, diff, explain, make_plan
+    from onnxprune.api import (
+        Benchmark,
+        Result,
+        analyze,
+        apply_plan,
+        benchmark,
+        clean,
+        compress,
+        diff,
+        explain,
+        make_plan,
+    )
     from onnxprune.criteria import criterion
     from onnxprune.plan import Plan
     from onnxprune.report import Report
     from onnxprune.rules import rule
+    from onnxprune.validation.result import Validation, validate
 
 __version__ = "0.1.0"
 __all__ = [
     "Analysis",
+    "Benchmark",
     "Plan",
     "Report",
     "Result",
+    "Validation",
     "__version__",
     "analyze",
     "apply_plan",
+    "benchmark",
     "clean",
     "compress",
     "criterion",
@@ -38,15 +53,29 @@ __all__ = [
     "explain",
     "make_plan",
     "rule",
+    "validate",
 ]
-_API = ("Result", "analyze", "apply_plan", "clean", "compress", "diff", "explain", "make_plan")
+_API = (
+    "Benchmark",
+    "Result",
+    "analyze",
+    "apply_plan",
+    "benchmark",
+    "clean",
+    "compress",
+    "diff",
+    "explain",
+    "make_plan",
+)
 # No module of the package may have one of these names: importing it would hide the function.
 _HOME = dict.fromkeys(_API, "api") | {
     "Analysis": "analysis",
     "Plan": "plan",
     "Report": "report",
     "criterion": "criteria",
+    "Validation": "validation.result",
     "rule": "rules",
+    "validate": "validation.result",
 }
 
 

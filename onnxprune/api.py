@@ -36,9 +36,11 @@ from onnxprune.report.overview import overview as summarise
 from onnxprune.settings import CompressOptions, Inputs, Options, ReplayOptions, Shapes
 from onnxprune.shapes import concrete_shapes
 from onnxprune.signature import taking
+from onnxprune.validation.bench import Benchmark, benchmark
 from onnxprune.verify import check, verify
 
 __all__ = [
+    "Benchmark",
     "Cost",
     "Difference",
     "Explanation",
@@ -47,6 +49,7 @@ __all__ = [
     "Result",
     "analyze",
     "apply_plan",
+    "benchmark",
     "clean",
     "cleaned",
     "compress",

@@ -12,13 +12,15 @@ from typer.core import TyperCommand
 
 from onnxprune import __version__
 from onnxprune import options as o
-from onnxprune.errors import Exit, FileError, UsageError
+from onnxprune.errors import Exit, FileError, TargetError, UsageError
+from onnxprune.gate_options import Validating
 from onnxprune.signature import taking
 from onnxprune.terminal import boundary, progress, show, show_json, write
 
 # Everything else is imported inside the commands, so that --help does not wait for onnx, onnxruntime and scipy.
 if TYPE_CHECKING:
     from onnxprune.api import Result
+    from onnxprune.validation.result import Validation
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -203,6 +205,51 @@ def diff(
         raise typer.Exit(int(Exit.TARGET))
 
 
+@app.command(cls=_Guarded)
+@taking(o.Measuring)
+def bench(models: o.Sources, given: o.Measuring) -> None:
+    """Measure models beside each other: latency with intervals, speed-up over the first, memory, kernels, layers."""
+    from onnxprune import api
+    from onnxprune.report import latency
+
+    found = api.benchmark(models, **given.arguments())
+    if given.as_json:
+        show_json(found.as_dict())
+    else:
+        show(latency.benchmark(found))
+
+
+@app.command(cls=_Guarded)
+@taking(Validating)
+def validate(
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="A model.")],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The smaller model.")],
+    given: Validating,
+) -> None:
+    """Compare a model with its original on data, with 95 % intervals, and return 1 unless it meets its goals.
+
+    Without goals, only show what is measured. Files are overwritten.
+    """
+    with progress(given.quiet):
+        from onnxprune.validation import config, result
+
+        arguments = given.arguments(config.settings(given.config))
+        outputs = given.files()
+        _check_reports(outputs, original, candidate, arguments.get("data"))
+        found = result.validate(original, candidate, **arguments)
+    from onnxprune.report import validation as told
+
+    _write_reports(found, given)
+    if given.as_json:
+        show_json(found.as_dict())
+    elif not given.quiet:
+        show(told.text(found))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        sys.stderr.writelines(f"{line}\n" for line in told.workflow_commands(found))
+    if not found.passed:
+        raise TargetError(told.missed(found))
+
+
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +262,43 @@ def _check_outputs(model: Path, out: Path, plan_out: Path | None, force: bool) -
         files.check_output(plan_out, model, force)
         if os.path.realpath(out) == os.path.realpath(plan_out):
             raise UsageError(f"--save-plan names the output '{out}': give the plan a file of its own")
+
+
+def _check_reports(outputs: dict[str, Path], original: Path, candidate: Path, data: str | None) -> None:
+    """All that can be known to be wrong with the reports, which may replace older ones but nothing that is read."""
+    from onnxprune import files
+
+    taken = {os.path.realpath(p): f"the input '{p}'" for p in (original, candidate, data) if p is not None}
+    for name, path in outputs.items():
+        place = os.path.realpath(path)
+        if place in taken:
+            raise UsageError(f"{name} '{path}' is {taken[place]} too: name another file")
+        taken[place] = f"the file of {name}"
+        for model in (original, candidate):
+            files.check_output(path, model, force=True)
+
+
+def _write_reports(found: Validation, given: Validating) -> None:
+    import json
+    import socket
+    from datetime import UTC, datetime
+
+    from onnxprune import files
+    from onnxprune.report import validation as told
+
+    if given.junit is not None:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        files.write_text(given.junit, told.junit(found, time=now, host=socket.gethostname()), force=True)
+    if given.report is not None:
+        files.write_text(given.report, json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n", force=True)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY") if os.environ.get("GITHUB_ACTIONS") == "true" else None
+    if given.markdown is not None and (
+        summary is None or os.path.realpath(given.markdown) != os.path.realpath(summary)
+    ):
+        files.write_text(given.markdown, told.markdown(found), force=True)
+    if summary:
+        before = files.read_text(summary) if Path(summary).exists() else ""
+        files.write_text(summary, before + told.markdown(found), force=True)
 
 
 def _write(result: Result, model: Path, out: Path, *, force: bool, stamp: bool, plan_out: Path | None = None) -> None:

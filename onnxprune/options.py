@@ -30,11 +30,19 @@ def _given(metavar: str | None, text: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Data and recovery")
 
 
+def _measure(metavar: str | None, text: str, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Measuring")
+
+
 def _result(metavar: str | None, text: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Result")
 
 
 Source = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file; it is never changed.")]
+
+Sources = Annotated[
+    list[Path], typer.Argument(metavar="MODEL...", help="One or several .onnx files; the first is the baseline.")
+]
 
 Flops = Annotated[float | None, _choice("F", "Keep at most this fraction of the FLOPs (multiply-accumulates).")]
 Params = Annotated[float | None, _choice("F", "Keep at most this fraction of the parameters.")]
@@ -73,6 +81,9 @@ DataFrom = Annotated[
     str | None,
     _given("SOURCE", "Calibration inputs, without labels: .npz, .npy, a folder of images, module:function.", "--data"),
 ]
+Measured = Annotated[
+    str | None, _given("SOURCE", "Inputs to run on: .npz, .npy, a folder of images, module:function.", "--data")
+]
 Preprocess = Annotated[
     str | None, _given("HOW", "How raw images become inputs: imagenet, cifar10, unit, ... or size=224,scale=1/255,...")
 ]
@@ -87,6 +98,18 @@ Memory = Annotated[str, _given("SIZE", "Memory for activations, e.g. 4GB; beyond
 TimeBudget = Annotated[
     str, _given("TIME", "What selection and recovery should take, e.g. 90s, 10m, 1h: work is planned to fit.")
 ]
+
+Counts = Annotated[
+    str, _measure("N,...", "Threads of one operator; several are measured one after the other.", "--threads")
+]
+Batches = Annotated[
+    str | None, _measure("N,...", "First dimension of the inputs where it is symbolic. Default: 1.", "--batch")
+]
+Provider = Annotated[str, _measure("NAME", "Execution provider of onnxruntime.")]
+Precision = Annotated[str, _measure("P%", "Width of the speed-up's interval at which a measurement ends.")]
+Seconds = Annotated[str, _measure("TIME", "Time cap of each measurement, e.g. 20s, 1m.")]
+Profile = Annotated[bool, _measure(None, "Also time every layer, under its name in the original.", "--profile")]
+PeakMemory = Annotated[bool, _measure(None, "Also measure peak memory.", "--memory/--no-memory")]
 
 Out = Annotated[Path | None, _result("FILE", "The file to write.", "--output", "-o")]
 Force = Annotated[bool, _result(None, "Replace an existing file.", "--force")]
@@ -188,6 +211,54 @@ class Compression(Planning):
         return Selection.arguments(self) | {"recover": self.recover}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """All options of `bench`."""
+
+    threads: Counts = "1"
+    batch: Batches = None
+    provider: Provider = "CPUExecutionProvider"
+    precision: Precision = "2%"
+    seconds: Seconds = "20s"
+    profile: Profile = False
+    memory: PeakMemory = True
+    data: Measured = None
+    preprocess: Preprocess = None
+    input_shape: InputShape = None
+    seed: Seed = 0
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+    def arguments(self) -> dict[str, Any]:
+        """The same as keyword arguments of `onnxprune.benchmark`."""
+        names = ("provider", "profile", "memory", "data", "preprocess", "seed")
+        parsed: dict[str, Any] = {
+            "threads": _counts(self.threads, "--threads"),
+            "batch": None if self.batch is None else _counts(self.batch, "--batch"),
+            "precision": share(self.precision, "--precision"),
+            "seconds": seconds(self.seconds, "--seconds"),
+            "input_shapes": shapes(self.input_shape),
+        }
+        return {name: getattr(self, name) for name in names} | parsed
+
+
+def _counts(text: str, option: str) -> list[int]:
+    """Whole numbers from 1 on, with commas between; each counts once."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) for part in found):
+        raise UsageError(f"{option} {text!r}: give whole numbers from 1 on, such as 1,2")
+    return list(dict.fromkeys(map(int, found)))
+
+
+def share(text: str, option: str) -> float:
+    """A share as `2%` or `0.02`. Raises UsageError."""
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
+    value = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if not 0 < value < 1:
+        raise UsageError(f"{option} {text!r}: give a share between 0 and 100 %, such as 2% or 0.02")
+    return value
+
+
 def _align(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
@@ -196,16 +267,19 @@ def _align(text: str) -> int | Literal["auto"]:
     raise UsageError(f"--align {text!r}: give `auto` or a number from 1 on")
 
 
-def size(text: str) -> float:
+def size(text: str, option: str = "--memory") -> float:
     """Bytes of `4GB`, `512MB` and the like. Raises UsageError."""
-    return _measured(
-        text, "--memory", {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30, "b": 1}
-    )
+    return _measured(text, option, {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30, "b": 1})
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, option: str = "--time-budget") -> float:
     """Seconds of `90s`, `10m`, `1h`; a bare number is seconds. Raises UsageError."""
-    return _measured(text, "--time-budget", {"s": 1, "m": 60, "min": 60, "h": 3600, "": 1})
+    return _measured(text, option, {"s": 1, "m": 60, "min": 60, "h": 3600, "": 1})
+
+
+def latency(text: str) -> float:
+    """Seconds of `5ms`, `250us`, `1s`. Raises UsageError."""
+    return _measured(text, "--max-latency", {"ms": 1e-3, "us": 1e-6, "s": 1})
 
 
 def span(text: str) -> tuple[float, float]:

@@ -9,9 +9,11 @@ import ctypes
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -35,17 +37,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InputSpec",
+    "Run",
     "Session",
+    "Timer",
     "default_threads",
     "inner_tensors",
     "input_specs",
+    "providers",
     "random_inputs",
     "session",
+    "timing",
     "trim",
+    "version",
     "weights_bytes",
 ]
 
 T = TypeVar("T")
+CPU = "CPUExecutionProvider"
 _SPECIAL = re.compile("bfloat16|float8")  # element types that numpy has from ml_dtypes only
 _QUIET, _VERBOSE = 4, 2  # log severities: fatal only (errors come as exceptions), warnings too
 _POLL = 0.2  # seconds; on Windows a wait without end does not see Ctrl-C
@@ -82,6 +90,17 @@ class Session:
         self._types = {o.name: str(o.type) for o in inner.get_outputs()}
         self.inputs = [i.name for i in inner.get_inputs()]
         self.outputs = list(self._types)
+        self.providers = [str(p) for p in inner.get_providers()]  # the last, the CPU, takes the rest
+
+    def bind(self, feeds: Mapping[str, Array]) -> Run:
+        """A run on these inputs again and again: arrays are handed over once, and results stay where they are."""
+        self._check(feeds)
+        values, names, inner = {n: _to_value(a) for n, a in feeds.items()}, self.outputs, self._inner
+        return lambda options: inner.run_with_ort_values(names, values, options)
+
+    def end_profiling(self) -> Path:
+        """Stop profiling and return the file that onnxruntime wrote."""
+        return Path(self._inner.end_profiling())
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the model and return the outputs named, or all, as arrays by name.
@@ -90,13 +109,16 @@ class Session:
         ModelError when a node fails, ResourceError when memory is short.
         """
         names = self.outputs if outputs is None else list(outputs)
-        missing, unknown = [i for i in self.inputs if i not in feeds], [i for i in feeds if i not in self.inputs]
-        if missing or unknown:
-            raise DataError(f"the inputs are {self.inputs}: missing {missing}, unknown {unknown}")
+        self._check(feeds)
         bits = any(_SPECIAL.search(self._types.get(n, "")) for n in names)
         bits = bits or any(_SPECIAL.match(a.dtype.name) for a in feeds.values())
         run = self._run_values if bits else self._run_arrays
         return _guarded(lambda: _interruptible(lambda options: run(feeds, names, options)))
+
+    def _check(self, feeds: Mapping[str, Array]) -> None:
+        missing, unknown = [i for i in self.inputs if i not in feeds], [i for i in feeds if i not in self.inputs]
+        if missing or unknown:
+            raise DataError(f"the inputs are {self.inputs}: missing {missing}, unknown {unknown}")
 
     def _run_arrays(self, feeds: Mapping[str, Array], names: list[str], options: ort.RunOptions) -> dict[str, Array]:
         return dict(zip(names, self._inner.run(names, dict(feeds), options), strict=True))
@@ -129,25 +151,34 @@ def _to_array(value: ort.OrtValue) -> Array:
 
 
 def session(
-    model: ModelProto | bytes,
+    model: ModelProto | bytes | Path,
     *,
     optimize: bool = False,
     threads: int | None = None,
     extra: Sequence[str] = (),
     weights: Mapping[str, Array] | None = None,
     verbose: bool = False,
+    provider: str = CPU,
+    profile: Path | None = None,
+    optimized: Path | None = None,
 ) -> Session:
-    """Make a session on the CPU.
+    """Make a session, on the CPU unless a provider is named; what the provider does not take runs on the CPU.
 
-    model: a proto (not changed; of any size, since its weights are handed over in memory) or its bytes.
+    model: a proto (not changed; of any size, since its weights are handed over in memory), its bytes or its file.
     weights: arrays of the initializers that the proto leaves out as external data, as `graph.Model.split` gives them.
     optimize: fuse and fold as in production (default: run the graph as it is written).
     threads: of one operator; default: the CPUs that this process may use. extra: inner tensors of a proto to give as
-    outputs too. verbose: let onnxruntime print warnings. Raises ModelError when onnxruntime does not load the model.
+    outputs too. verbose: let onnxruntime print warnings. profile: how the name of the file begins that `end_profiling`
+    writes; optimized: a file for the graph as onnxruntime runs it. Raises ModelError when onnxruntime does not load the
+    model, UsageError when it does not have the provider.
     """
     options = _options(optimize, default_threads() if threads is None else threads, verbose)
-    if isinstance(model, bytes):
-        return _load(model, options)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    if isinstance(model, bytes | Path):
+        return _load(model if isinstance(model, bytes) else str(model), options, provider)
     if weights is None:
         light, moved = split_weights(model, "weights")
         read = {o.name for o in light.graph.output}.union(*(reads(n) for n in light.graph.node))
@@ -162,13 +193,31 @@ def session(
     values = [_to_value(array) for array in weights.values()]  # must live until onnxruntime has its own copy
     if values:
         options.add_external_initializers(list(weights), values)
-    return _load(light.SerializeToString(), options)
+    return _load(light.SerializeToString(), options, provider)
 
 
-def _load(content: bytes, options: ort.SessionOptions) -> Session:
+def _load(content: bytes | str, options: ort.SessionOptions, provider: str) -> Session:
     import onnxruntime as ort
 
-    return Session(_guarded(lambda: ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])))
+    if provider not in providers():
+        known = ", ".join(providers())
+        raise UsageError(f"--provider {provider!r}: this onnxruntime does not have it; it has {known}")
+    wanted = list(dict.fromkeys((provider, CPU)))
+    return Session(_guarded(lambda: ort.InferenceSession(content, options, providers=wanted)))
+
+
+def providers() -> list[str]:
+    """Execution providers of this onnxruntime."""
+    from onnxruntime import get_available_providers
+
+    return [str(p) for p in get_available_providers()]
+
+
+def version() -> str:
+    """Version of onnxruntime."""
+    import onnxruntime as ort
+
+    return str(ort.__version__)
 
 
 def _options(optimize: bool, threads: int, verbose: bool) -> ort.SessionOptions:
@@ -209,6 +258,28 @@ def _quota() -> int | None:
         if quota.isdigit() and int(period):
             return -(-int(quota) // int(period))
     return None
+
+
+Run = Callable[["ort.RunOptions"], object]
+Timer = Callable[[Run], float]
+
+
+def timing(work: Callable[[Timer], T]) -> T:
+    """Give `work` a stopwatch: what it returns is returned.
+
+    The stopwatch makes one run (see `Session.bind`) and returns its seconds. All of `work` happens in one thread, so
+    that no run pays for starting one, and Ctrl-C ends it at once. Raises as `Session.run` does.
+    """
+
+    def watched(options: ort.RunOptions) -> T:
+        def timer(run: Run) -> float:
+            start = time.perf_counter()
+            run(options)
+            return time.perf_counter() - start
+
+        return work(timer)
+
+    return _guarded(lambda: _interruptible(watched))
 
 
 def _interruptible(run: Callable[[ort.RunOptions], T]) -> T:

@@ -35,10 +35,11 @@ LAYERS = (
     ("difference", "explanation", "recover", "synthesize", "verify"),
     ("calibration",),
     ("recovery",),
-    ("search",),
+    ("search", "validation"),
     ("provenance", "report", "settings"),
     ("budget",),
     ("api", "options"),
+    ("gate_options",),
     ("cli",),
     ("__main__",),
 )

@@ -14,7 +14,18 @@ import pytest
 import onnxprune
 
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "scipy", "sklearn")
-FUNCTIONS = ("compress", "analyze", "make_plan", "apply_plan", "clean", "explain", "diff", "rule", "criterion")
+FUNCTIONS = (
+    "compress",
+    "analyze",
+    "make_plan",
+    "apply_plan",
+    "clean",
+    "explain",
+    "diff",
+    "rule",
+    "criterion",
+    "validate",
+)
 
 
 def heavy_after(code):

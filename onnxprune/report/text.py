@@ -14,13 +14,16 @@ from onnxprune.difference import Change, Difference
 from onnxprune.explanation import AxisFate, Cause, Explanation, Member
 from onnxprune.plan import Plan
 from onnxprune.report import LayerChange, Report
+from onnxprune.report.layout import lines as _lines
+from onnxprune.report.layout import new_table as _table
+from onnxprune.report.layout import percent, si
+from onnxprune.report.layout import sections as _sections
 from onnxprune.report.names import short
 from onnxprune.report.overview import GroupRow, Overview
 from onnxprune.report.recovery import recovery, told_accuracy
 from onnxprune.report.tried import tried
 
 _LAYERS, _REASONS, _GROUPS, _CHANGES, _MEMBERS, _NAMES, _MARKS = 10, 6, 10, 20, 10, 4, 2  # shown before "n more"
-_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SPENT = 0.05  # seconds; stages below it are not worth a word
 _KINDS = {"flops": "macs", "params": "params", "size": "bytes"}
 _COUNTS = (("MACs", "macs", ""), ("parameters", "params", ""), ("size", "bytes", "B"))
@@ -283,45 +286,10 @@ def _value(value: Any) -> str:
 # ---- pieces -------------------------------------------------------------------------------------------------------
 
 
-def si(number: float, unit: str = "") -> str:
-    """A count with a decimal prefix: 4.09 G, 25.6 M, 512."""
-    for factor, prefix in _UNITS:
-        if abs(number) >= 0.9995 * factor:
-            return f"{number / factor:.3g} {prefix}{unit}"
-    return f"{number:g} {unit}".strip()
-
-
-def percent(fraction: float) -> str:
-    """A fraction as a percentage with one digit."""
-    return f"{100 * fraction:.1f} %"
-
-
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
-
-
-def _table(*columns: tuple[str, str]) -> Table:
-    """Columns as (title, "<" for text that may fold or ">" for numbers)."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for title, side in columns:
-        if side == ">":
-            table.add_column(title, justify="right", no_wrap=True)
-        else:
-            table.add_column(title, overflow="fold")
-    return table
 
 
 def _indented(spaces: int, line: str) -> Padding:
     """A line that stays indented where it wraps."""
     return Padding(line, (0, 0, 0, spaces))
-
-
-def _lines(*lines: str) -> str:
-    return "\n".join(line for line in lines if line)
-
-
-def _sections(*parts: RenderableType, gap: int = 1) -> Group:
-    """Parts below one another, empty ones left out."""
-    present = [p for p in parts if p != ""]
-    spaced = [x for p in present for x in ([""] * gap + [p])]
-    return Group(*spaced[gap:])
