@@ -28,7 +28,9 @@ if TYPE_CHECKING:
         make_plan,
     )
     from onnxprune.criteria import criterion
+    from onnxprune.frontier import search
     from onnxprune.plan import Plan
+    from onnxprune.points import Frontier
     from onnxprune.report import Report
     from onnxprune.rules import rule
     from onnxprune.validation.result import Validation, validate
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Analysis",
     "Benchmark",
+    "Frontier",
     "Plan",
     "Report",
     "Result",
@@ -53,6 +56,7 @@ __all__ = [
     "explain",
     "make_plan",
     "rule",
+    "search",
     "validate",
 ]
 _API = (
@@ -69,9 +73,11 @@ _API = (
 )
 # No module of the package may have one of these names: importing it would hide the function.
 _HOME = dict.fromkeys(_API, "api") | {
+    "search": "frontier",
     "Analysis": "analysis",
     "Plan": "plan",
     "Report": "report",
+    "Frontier": "points",
     "criterion": "criteria",
     "Validation": "validation.result",
     "rule": "rules",

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from onnxprune import criteria, difference, explanation, files, normalize, recovery, search
+from onnxprune import criteria, difference, explanation, files, normalize, recovery, searching
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.budget import Budget, overhead
@@ -170,7 +170,7 @@ def clean(model: Source) -> onnx.ModelProto:
 
 def cleaned(model: Source) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The normalised original as `clean` gives it, and what was changed in words."""
-    result = normalize.normalize(_read(model))
+    result = normalize.normalize(read(model))
     return export(result), tuple(result.notes)
 
 
@@ -192,13 +192,13 @@ def explain(model: Source | Analysis, name: str, *, input_shapes: Shapes | None 
 
 def diff(before: Source, after: Source) -> Difference:
     """What changed between two models: widths, parameters, attributes, nodes, signature, versions, metadata, size."""
-    return difference.diff(_read(before), _read(after))
+    return difference.diff(read(before), read(after))
 
 
 # ---- stages ----------------------------------------------------------------------------------------------------------
 
 
-def _read(model: Source) -> onnx.ModelProto:
+def read(model: Source) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         files.check_model(model)
         return model if files.is_sorted(model) else _sorted(model)
@@ -221,7 +221,7 @@ def _name(model: Source) -> str:
 
 def _analysed(model: Source, input_shapes: Shapes | None, clock: Clock) -> Analysis:
     with clock("read"):
-        proto = _read(model)
+        proto = read(model)
     with clock("normalize"):
         cleaned = normalize.normalize(proto)
     with clock("shapes"):
@@ -262,8 +262,8 @@ def _chosen(budget: Budget, study: Study | None, clock: Clock) -> tuple[Allocati
     analysis, options, keep = budget.analysis, budget.options, budget.target.keep
     with clock("select"):
         decide = partial(budget.decide, keep=keep)
-        if options.allocation in search.ALLOCATIONS:
-            choice = search.select(
+        if options.allocation in searching.ALLOCATIONS:
+            choice = searching.select(
                 options.allocation, options.criterion, analysis, study, budget.free, decide, options.search
             )
         elif study is None:

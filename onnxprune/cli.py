@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from onnxprune import __version__
 from onnxprune import options as o
+from onnxprune.commands import search as searches
 from onnxprune.errors import Exit, FileError, TargetError, UsageError
 from onnxprune.gate_options import Validating
 from onnxprune.signature import taking
@@ -248,6 +249,9 @@ def validate(
         sys.stderr.writelines(f"{line}\n" for line in told.workflow_commands(found))
     if not found.passed:
         raise TargetError(told.missed(found))
+
+
+app.command(cls=_Guarded)(searches.search)
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------

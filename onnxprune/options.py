@@ -171,7 +171,7 @@ class Selection(Inputs, Choice):
         return (
             self.inputs()
             | given
-            | {"align": _align(self.align), "keep": self.keep or (), "max_rate": self.max_rate or ()}
+            | {"align": alignment(self.align), "keep": self.keep or (), "max_rate": self.max_rate or ()}
         )
 
 
@@ -259,7 +259,8 @@ def share(text: str, option: str) -> float:
     return value
 
 
-def _align(text: str) -> int | Literal["auto"]:
+def alignment(text: str) -> int | Literal["auto"]:
+    """The value of --align. Raises UsageError."""
     if text == "auto":
         return "auto"
     if text.isascii() and text.isdigit():

@@ -243,9 +243,10 @@ def trim() -> None:
 
 
 def default_threads() -> int:
-    """CPUs that this process may use, by its affinity mask and its container's quota."""
+    """CPUs that this process may use, by its affinity mask and its container's quota, at most ONNXPRUNE_THREADS."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cpus, _quota() or cpus))
+    cap = os.environ.get("ONNXPRUNE_THREADS", "")
+    return max(1, min(cpus, _quota() or cpus, int(cap) if cap.isdigit() else cpus))
 
 
 def _quota() -> int | None:

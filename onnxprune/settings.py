@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from onnxprune import criteria, recovery, search
+from onnxprune import criteria, recovery, searching
 from onnxprune.allocate import Target
 from onnxprune.calibration import Augment
 from onnxprune.cost import Kind
@@ -27,7 +27,7 @@ PRESETS = {
     "evolve": ("l2", "evolve"),
 }
 METHODS = tuple(sorted({*criteria.NAMES, *PRESETS}))
-ALLOCATIONS = (*recovery.ALLOCATIONS, *search.ALLOCATIONS)
+ALLOCATIONS = (*recovery.ALLOCATIONS, *searching.ALLOCATIONS)
 DEFAULT_PROXY, DEFAULT_OPTIMISER, DEFAULT_BUDGET = "kl", "evolution", 60
 
 
@@ -104,9 +104,9 @@ class Options(Inputs):
         return self.allocate or (PRESETS[base][1] if base in PRESETS else DEFAULT_ALLOCATION[self.data is not None])
 
     @property
-    def search(self) -> search.Search:
+    def search(self) -> searching.Search:
         """How an allocation that tries many choices goes about it."""
-        return search.Search(
+        return searching.Search(
             self.proxy or DEFAULT_PROXY,
             self.optimiser or DEFAULT_OPTIMISER,
             DEFAULT_BUDGET if self.budget is None else self.budget,
@@ -147,8 +147,8 @@ class Options(Inputs):
     def _check_search(self) -> None:
         """Options of an allocation that is not the one at work are contradictions."""
         for option, value, owner, names in (
-            ("--proxy", self.proxy, "pairs", search.PROXIES),
-            ("--optimiser", self.optimiser, "evolve", tuple(search.OPTIMISERS)),
+            ("--proxy", self.proxy, "pairs", searching.PROXIES),
+            ("--optimiser", self.optimiser, "evolve", tuple(searching.OPTIMISERS)),
             ("--budget", self.budget, "evolve", None),
         ):
             if value is None:

@@ -13,7 +13,7 @@ import pytest
 from commands import done, run
 
 import onnxprune
-from onnxprune import api, files, options, recovery, search, settings
+from onnxprune import api, files, options, recovery, searching, settings
 from onnxprune import plan as plans
 from onnxprune.errors import VerificationError
 
@@ -136,8 +136,8 @@ def test_every_criterion_is_in_the_help():
     assert options.METHODS == settings.METHODS
     assert options.REPAIRS == recovery.METHODS
     assert options.ALLOCATIONS == settings.ALLOCATIONS
-    assert options.PROXIES == search.PROXIES
-    assert tuple(search.OPTIMISERS) == options.OPTIMISERS
+    assert options.PROXIES == searching.PROXIES
+    assert tuple(searching.OPTIMISERS) == options.OPTIMISERS
 
 
 @pytest.mark.parametrize("data", [False, True], ids=["no data", "data"])

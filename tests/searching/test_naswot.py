@@ -8,7 +8,7 @@ from graphs import proto
 
 from onnxprune.graph import from_proto
 from onnxprune.recover.program import program, run_through
-from onnxprune.search.naswot import naswot, switching_points
+from onnxprune.searching.naswot import naswot, switching_points
 
 TEXT = """g (float[N,3,6,6] x) => (float[N,8,6,6] y) <float[8,3,3,3] w, float[8] b, float[8,8,1,1] v, float six = {6}, float low = {1}> {
     c = Conv <pads = [1, 1, 1, 1]> (x, w, b)

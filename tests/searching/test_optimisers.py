@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune.errors import UsageError
-from onnxprune.search.optimisers import OPTIMISERS, Optimiser, Space, minimise
+from onnxprune.searching.optimisers import OPTIMISERS, Optimiser, Space, minimise
 
 each_optimiser = pytest.mark.parametrize("name", OPTIMISERS)
 BLOCK = np.repeat(np.arange(4, dtype=np.int32), [12, 6, 3, 1])

@@ -22,10 +22,10 @@ from onnxprune.recover.agreement import divergence
 from onnxprune.recover.program import program
 from onnxprune.recover.reference import samples
 from onnxprune.recovery import Study
-from onnxprune.search.filters import evolve
-from onnxprune.search.naswot import naswot
-from onnxprune.search.pairs import Pair, pairs, scored
-from onnxprune.search.quick import Quick
+from onnxprune.searching.filters import evolve
+from onnxprune.searching.naswot import naswot
+from onnxprune.searching.pairs import Pair, pairs, scored
+from onnxprune.searching.quick import Quick
 
 Reals = NDArray[np.float64]
 ALLOCATIONS = ("pairs", "evolve")

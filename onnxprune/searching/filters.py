@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.criteria.activations import InputStatistics, RefitErrors
 from onnxprune.recover.merge import patterns
-from onnxprune.search.optimisers import Space, minimise
+from onnxprune.searching.optimisers import Space, minimise
 
 Reals = NDArray[np.float64]
 TOP = 0.5  # share of the filters that the criterion keeps, the largest of each group, that stay in any case

@@ -14,7 +14,7 @@ from onnxprune.criteria.activations import RefitErrors
 from onnxprune.cut import cut
 from onnxprune.recover.layers import sites
 from onnxprune.recover.statistics import readers
-from onnxprune.search.filters import evolve
+from onnxprune.searching.filters import evolve
 
 TEXT = """g (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[24,3,3,3] w, float[24] b, float[16,24,3,3] v, float[4,16,1,1] u> {
     a = Conv <pads = [1, 1, 1, 1]> (x, w, b)

@@ -1,0 +1,105 @@
+"""The command `search`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onnxprune import options as o
+from onnxprune.errors import FileError, UsageError
+from onnxprune.signature import taking
+from onnxprune.terminal import progress, show, show_json
+
+
+def _search(metavar: str | None, text: str, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Search")
+
+
+Targets = Annotated[str, _search("F,F,...", "Fractions of the FLOPs to keep, e.g. 0.2,0.35,0.5,0.75.", "--flops")]
+Methods = Annotated[list[str] | None, _search("NAME", "A method to try, as in compress; may be repeated.", "--method")]
+Val = Annotated[str | None, _search("SOURCE", "Inputs, best with labels, that candidates are compared on.")]
+Jobs = Annotated[int, _search("N", "Candidates at a time.")]
+Backend = Annotated[str, _search("NAME", "What runs them: loky (processes), dask, ray.")]
+Scheduler = Annotated[str | None, _search("ADDRESS", "Of the dask or ray cluster.")]
+Resume = Annotated[
+    bool, _search(None, "Take finished candidates from an earlier run into the same folder.", "--resume")
+]
+Folder = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write; MODEL.search by default.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(o.Inputs):
+    """All options of `search`."""
+
+    flops: Targets
+    method: Methods = None
+    val: Val = None
+    recover: o.Recover = "auto"
+    align: o.Align = "auto"
+    keep: o.Keep = None
+    jobs: Jobs = 1
+    backend: Backend = "loky"
+    scheduler: Scheduler = None
+    resume: Resume = False
+    output: Folder = None
+    force: o.Force = False
+    as_json: o.AsJson = False
+    quiet: o.Quiet = False
+
+    def arguments(self) -> dict[str, Any]:
+        """The same as keyword arguments of `onnxprune.search`."""
+        names = ("val", "recover", "jobs", "backend", "scheduler")
+        given = {name: getattr(self, name) for name in names}
+        lists = {"flops": fractions(self.flops), "methods": self.method or (), "keep": self.keep or ()}
+        return self.inputs() | given | lists | {"align": o.alignment(self.align)}
+
+
+def fractions(text: str) -> list[float]:
+    """Numbers with commas between them. Raises UsageError."""
+    try:
+        return [float(x) for x in text.split(",") if x.strip()]
+    except ValueError:
+        raise UsageError(f"--flops {text!r}: give fractions with commas between them, such as 0.2,0.5") from None
+
+
+@taking(Search)
+def search(model: o.Source, given: Search) -> None:
+    """Compress by several methods to several sizes and show what each is worth: the curve, and who is never beaten.
+
+    Writes a folder with search.json, curve.svg, a journal for --resume and the plan of every candidate: `onnxprune
+    apply MODEL FOLDER/NAME.plan.json` makes any of them.
+    """
+    with progress(given.quiet):
+        from onnxprune import files, frontier
+        from onnxprune.report import search as text
+
+        folder = given.output or model.with_suffix(".search")
+        journal = _prepared(folder, given.resume, given.force)
+        found = frontier.search(model, journal=journal, **given.arguments())
+        written = {"search.json": json.dumps(text.as_dict(found), indent=2) + "\n", "curve.svg": text.curve(found)}
+        plans = {f"{p.name}.plan.json": json.dumps(p.plan) + "\n" for p in found.points if p.plan is not None}
+        for name, content in (written | plans).items():
+            files.write_text(folder / name, content, force=True)
+    if given.as_json:
+        show_json(text.as_dict(found) | {"output": str(folder)})
+    elif not given.quiet:
+        show(text.frontier(found, model, folder))
+
+
+def _prepared(folder: Path, resume: bool, force: bool) -> Path:
+    """The journal in a folder that may be written. Raises FileError where an earlier search would be lost."""
+    journal = folder / "journal.jsonl"
+    if folder.exists() and not folder.is_dir():
+        raise FileError(f"'{folder}' is a file: name a folder with -o")
+    if journal.exists() and not (resume or force):
+        raise FileError(f"'{folder}' has an earlier search: --resume goes on with it, --force starts anew")
+    if journal.exists() and not resume:
+        journal.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    return journal

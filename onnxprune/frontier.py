@@ -1,0 +1,295 @@
+"""Many compressions of one model side by side: what each costs, what each is worth, and which ones nobody beats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from onnxprune import files
+from onnxprune.api import Result, Source, compress
+from onnxprune.api import read as read_source
+from onnxprune.errors import OnnxpruneError, PlanError, TargetError, UsageError
+from onnxprune.plan import as_json
+from onnxprune.points import Candidate, Frontier, Point, marked
+from onnxprune.settings import CompressOptions, Inputs
+from onnxprune.signature import taking
+from onnxprune.validation.result import validate
+
+BACKENDS = ("loky", "dask", "ray")
+_VERSION = 1
+_LOG = logging.getLogger("onnxprune")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions(Inputs):
+    """What `search` can be told; it says what each of them means."""
+
+    flops: Sequence[float] = ()
+    methods: Sequence[str] = ()
+    val: Any = None
+    recover: str = "auto"
+    align: Any = "auto"
+    keep: Sequence[str] = ()
+    jobs: int = 1
+    backend: str = "loky"
+    scheduler: str | None = None
+    journal: str | Path | None = None
+
+    def candidates(self) -> list[Candidate]:
+        """Every method at every target; "" is the default method. Raises UsageError for what is wrong in any."""
+        if not self.flops:
+            raise UsageError("give the fractions of the FLOPs to try, such as --flops 0.2,0.35,0.5,0.75")
+        found = [Candidate(m, f) for m in dict.fromkeys(self.methods or ("",)) for f in sorted(set(self.flops))]
+        for candidate in found:
+            self.of(candidate).check()
+        return found
+
+    def of(self, candidate: Candidate) -> CompressOptions:
+        """The options of one compression."""
+        shared = {f.name: getattr(self, f.name) for f in fields(Inputs)}
+        return CompressOptions(
+            **shared,
+            flops=candidate.flops,
+            method=candidate.method or None,
+            recover=self.recover,
+            align=self.align,
+            keep=self.keep,
+        )
+
+    def check(self) -> None:
+        """Raise UsageError for what is wrong whatever the model and the data."""
+        self.candidates()
+        if self.jobs < 1:
+            raise UsageError(f"--jobs {self.jobs}: give at least 1")
+        if self.backend not in BACKENDS:
+            raise UsageError(f"--backend {self.backend!r} is not known; choose one of: {', '.join(BACKENDS)}")
+        if self.scheduler is not None and self.backend == "loky":
+            raise UsageError("--scheduler is the address of a cluster: name its --backend, dask or ray")
+        if self.val is None and self.recover == "none":
+            raise UsageError("nothing tells what a candidate is worth: give --val, or let --recover compare it")
+
+
+class Worth(NamedTuple):
+    """The fields of a Point that tell what it is worth."""
+
+    agreement: float | None
+    error: float | None
+    metric: float | None
+    original: float | None
+
+
+@taking(SearchOptions)
+def search(model: Source, options: SearchOptions) -> Frontier:
+    """Compress a model by several methods to several fractions of its FLOPs, and say what each is worth.
+
+    model: a path or a ModelProto (not modified). flops: the fractions; methods: as in `compress`, the default one if
+    there is none. data and the options beside it: as in `compress`, for every candidate. val: inputs with labels on
+    which the candidates are compared; without it, their outputs are compared with the original's on calibration inputs
+    held out. jobs: candidates at a time, in processes of their own (`loky`), or on the cluster of `backend` "dask" or
+    "ray" whose address `scheduler` is; the result does not depend on them. journal: a file in which finished candidates
+    are noted, and from which they are taken. Raises UsageError and what `compress` raises where no candidate succeeds;
+    PlanError for a journal of another search.
+    """
+    options.check()
+    todo, journal = options.candidates(), _Journal(model, options)
+    done = {c: journal.points[c.name] for c in todo if c.name in journal.points}
+    left = [c for c in todo if c not in done]
+    for candidate, point in _finished(model, options, left):
+        done[candidate] = point
+        journal.add(candidate, point)
+        _LOG.info("candidate %d of %d: %s", len(done), len(todo), candidate.name)
+    points = [done[c] for c in todo]
+    if all(p.failed for p in points):
+        raise TargetError(f"no candidate succeeded; the first: {points[0].failed}")
+    worth = "metric" if any(p.metric is not None for p in points) else "agreement"
+    if all(p.metric is None and p.agreement is None for p in points):
+        worth = "error"
+    return Frontier(_name(model), worth, tuple(marked(points)))
+
+
+def _fields(point: Point) -> dict[str, Any]:
+    return {f.name: getattr(point, f.name) for f in fields(point)}
+
+
+def _name(model: Source) -> str:
+    return str(model) if isinstance(model, str | Path) else model.graph.name
+
+
+# ---- candidates ----------------------------------------------------------------------------------------------------
+
+
+def evaluate(model: Source, options: SearchOptions, candidate: Candidate) -> Point:
+    """Compress and measure one candidate; what onnxprune refuses becomes a point that says why."""
+    start = time.perf_counter()
+    try:
+        made = compress(model, **_fields_of(options.of(candidate)))
+        worth = _worth(model, made, options)
+    except OnnxpruneError as problem:
+        return _failed(candidate, str(problem))
+    kept = made.report.compressed.fractions(made.report.original)
+    spent = time.perf_counter() - start
+    return Point(candidate.method, candidate.flops, kept, *worth, spent, as_json(made.plan))
+
+
+def _failed(candidate: Candidate, why: str) -> Point:
+    return Point(candidate.method, candidate.flops, {}, None, None, None, None, 0.0, None, failed=why)
+
+
+def _fields_of(options: CompressOptions) -> dict[str, Any]:
+    return {f.name: getattr(options, f.name) for f in fields(options)}
+
+
+def _worth(model: Source, made: Result, options: SearchOptions) -> Worth:
+    """What a candidate is worth on the data for that, or else on calibration inputs held out."""
+    if options.val is not None:
+        found = validate(model, made.model, data=options.val, preprocess=options.preprocess, seed=options.seed)
+        told = {name: interval.point for name, interval in found.agreement.items()}
+        pair = (found.metric.candidate, found.metric.original) if found.metric else (None, None)
+        return Worth(told.get("top1"), told.get("relative_error"), *pair)
+    repaired = made.report.recovery
+    if repaired is None:
+        return Worth(None, None, None, None) if made.report.removed else Worth(1.0, 0.0, None, None)
+    final = repaired.after if repaired.shipped == "repaired" else repaired.before
+    if final is None:
+        return Worth(None, None, None, None)
+    metric = repaired.metric or {}
+    return Worth(final.top1, final.relative_error, metric.get(repaired.shipped), metric.get("original"))
+
+
+def _finished(model: Source, options: SearchOptions, left: list[Candidate]) -> Iterator[tuple[Candidate, Point]]:
+    """Candidates as they are finished, in any order."""
+    if options.jobs == 1 and options.backend == "loky":
+        yield from ((c, evaluate(model, options, c)) for c in left)
+        return
+    with _backend(options):
+        yield from _in_parallel(model, options, left)
+
+
+@contextmanager
+def _backend(options: SearchOptions) -> Iterator[None]:
+    """joblib's backend, connected to the cluster that is named."""
+    import joblib
+
+    if options.backend == "dask":
+        try:
+            from dask.distributed import Client
+        except ImportError as error:
+            raise UsageError("--backend dask needs dask: pip install 'dask[distributed]'") from error
+        with Client(options.scheduler), joblib.parallel_config("dask"):
+            yield
+        return
+    if options.backend == "ray":
+        try:
+            import ray
+            from ray.util.joblib import register_ray
+        except ImportError as error:
+            raise UsageError("--backend ray needs ray: pip install ray") from error
+        ray.init(address=options.scheduler, ignore_reinit_error=True)
+        register_ray()
+    with joblib.parallel_config(options.backend):
+        yield
+
+
+def _in_parallel(model: Source, options: SearchOptions, left: list[Candidate]) -> Iterator[tuple[Candidate, Point]]:
+    """Candidates as they are finished; one whose worker dies is tried again by itself, then reported."""
+    waiting = list(left)
+    try:
+        for candidate, point in _run(model, options, waiting, options.jobs):
+            waiting.remove(candidate)
+            yield candidate, point
+    except _died():
+        _LOG.info("a worker died; what is left is tried one by one")
+    for candidate in waiting:
+        yield candidate, _alone(model, options, candidate)
+
+
+def _alone(model: Source, options: SearchOptions, candidate: Candidate) -> Point:
+    """A candidate in a worker of its own."""
+    try:
+        return next(point for _, point in _run(model, options, [candidate], 2))
+    except _died():
+        why = "its worker process died twice; was there enough memory? Fewer --jobs need less"
+        return _failed(candidate, why)
+
+
+def _run(
+    model: Source, options: SearchOptions, todo: Sequence[Candidate], jobs: int
+) -> Iterator[tuple[Candidate, Point]]:
+    import joblib
+
+    here = _Here(str(Path.cwd()), max(1, (os.cpu_count() or 1) // jobs)) if options.backend == "loky" else None
+    tasks = (joblib.delayed(_there)(model, options, candidate, here) for candidate in list(todo))
+    yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=jobs)(tasks)
+
+
+class _Here(NamedTuple):
+    """What a process of this machine takes over: the folder, in which sources may be named, and its share of CPUs."""
+
+    folder: str
+    threads: int
+
+
+def _there(model: Source, options: SearchOptions, candidate: Candidate, here: _Here | None) -> tuple[Candidate, Point]:
+    """What a worker does."""
+    if here is not None:
+        os.chdir(here.folder)
+        os.environ["ONNXPRUNE_THREADS"] = str(here.threads)
+    return candidate, evaluate(model, options, candidate)
+
+
+def _died() -> tuple[type[BaseException], ...]:
+    """What joblib raises where a worker dies."""
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    return (BrokenProcessPool,)  # TerminatedWorkerError is one
+
+
+# ---- journal -------------------------------------------------------------------------------------------------------
+
+
+class _Journal:
+    """Finished candidates of a search, in memory and, where a file is named, in that file."""
+
+    def __init__(self, model: Source, options: SearchOptions) -> None:
+        self._path = None if options.journal is None else Path(options.journal)
+        self._key, self.points = _key(model, options), dict[str, Point]()
+        if self._path is not None and self._path.exists():
+            self._read(self._path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            head, *lines = [json.loads(line) for line in files.read_text(path).splitlines()]
+            if head.get("journal") != _VERSION:
+                raise ValueError("another version")
+            same = head["search"] == self._key
+            found = {line.pop("name"): Point(**line) for line in lines}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise PlanError(f"{str(path)!r} is not a journal of `onnxprune search`: {error}") from error
+        if not same:
+            raise PlanError(f"{str(path)!r} is the journal of another model or of other options: name another file")
+        self.points = found
+
+    def add(self, candidate: Candidate, point: Point) -> None:
+        """Note a finished candidate; failures are tried again another time."""
+        self.points[candidate.name] = point
+        if self._path is None:
+            return
+        head = {"journal": _VERSION, "search": self._key}
+        lines = [{"name": n, **_fields(p)} for n, p in self.points.items() if not p.failed]
+        files.write_text(self._path, "".join(json.dumps(x) + "\n" for x in (head, *lines)), force=True)
+
+
+def _key(model: Source, options: SearchOptions) -> str:
+    """Digest of what the result of a candidate depends on."""
+    left_out = {"flops", "methods", "jobs", "backend", "scheduler", "journal"}
+    told = {f.name: repr(getattr(options, f.name)) for f in fields(options) if f.name not in left_out}
+    text = json.dumps([files.digest(read_source(model)), told], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,95 @@
+"""What a search over many compressions finds, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One compression to try; method: "" for the default one."""
+
+    method: str
+    flops: float
+
+    @property
+    def name(self) -> str:
+        """Its name in the journal and in file names."""
+        return f"{(self.method or 'default').replace(':', '-').replace(',', '-')}_{self.flops:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One compression that was tried.
+
+    kept: fractions of MACs, parameters and bytes; agreement: share of inputs with the original's answer, None where the
+    outputs are no scores; error: the outputs' relative error; metric, original: value of the metric on the labelled
+    data, and that of the original, None without; best: whether no other candidate keeps fewer MACs and is worth as
+    much; failed: why there is none of all that; plan: JSON, for `apply`.
+    """
+
+    method: str
+    flops: float
+    kept: Mapping[str, float]
+    agreement: float | None
+    error: float | None
+    metric: float | None
+    original: float | None
+    seconds: float
+    plan: Mapping[str, Any] | None
+    failed: str = ""
+    best: bool = False
+
+    @property
+    def name(self) -> str:
+        """As in the journal and in file names."""
+        return Candidate(self.method, self.flops).name
+
+    @property
+    def worth(self) -> float:
+        """What candidates are compared by: the metric, else the agreement, else less error; larger is better."""
+        found = (self.metric, self.agreement, None if self.error is None else -self.error)
+        return next((float(v) for v in found if v is not None), float("-inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """All candidates of a search, by method and target.
+
+    model: its name; measure: what `worth` is.
+    """
+
+    model: str
+    measure: str
+    points: tuple[Point, ...]
+
+    @property
+    def original(self) -> float | None:
+        """The metric of the original, None without labels."""
+        return next((p.original for p in self.points if p.original is not None), None)
+
+    @property
+    def best(self) -> tuple[Point, ...]:
+        """The candidates that nobody beats, by ascending MACs."""
+        return tuple(sorted((p for p in self.points if p.best), key=lambda p: p.kept["macs"]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, with stable keys."""
+        points = [asdict(p) | {"name": p.name} for p in self.points]
+        return {"model": self.model, "measure": self.measure, "original": self.original, "points": points}
+
+
+def marked(points: Sequence[Point]) -> Iterator[Point]:
+    """The points, those marked as `best` that no other one dominates; of equal ones the first."""
+    valid = [p for p in points if not p.failed]
+    for i, p in enumerate(points):
+        better = (
+            q is not p
+            and q.kept["macs"] <= p.kept["macs"]
+            and q.worth >= p.worth
+            and (q.kept["macs"] < p.kept["macs"] or q.worth > p.worth or points.index(q) < i)
+            for q in valid
+        )
+        yield replace(p, best=not p.failed and not any(better))

@@ -1,0 +1,219 @@
+"""A search over methods and targets: what it finds, in parallel, on a cluster, and taken up again."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from commands import done, run
+
+import onnxprune
+from onnxprune import frontier
+from onnxprune.errors import Exit, PlanError, TargetError, UsageError
+from onnxprune.points import Point, marked
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+MODEL, CALIB, TEST = (str(FIXTURES / n) for n in ("resnet_bn_legacy.onnx", "digits_calib.npz", "digits_test.npz"))
+OPTIONS = {"data": CALIB, "val": TEST, "calibration_size": 64, "recover": "least-squares"}
+TWO = {"flops": [0.3, 0.6], "methods": ["cluster", "diversity"]}
+
+
+def told(found):
+    """What must not depend on how candidates are run."""
+    return [(p.name, p.kept, p.agreement, p.metric, p.best, p.failed, p.plan) for p in found.points]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The search in this process."""
+    return onnxprune.search(MODEL, **TWO, **OPTIONS)
+
+
+def point(macs, metric, name="a"):
+    """A candidate with these numbers."""
+    return Point(name, macs, {"macs": macs}, None, None, metric, None, 0.0, None)
+
+
+def test_dominance():
+    """A candidate is best unless another one keeps no more and is worth no less; of equal ones the first is."""
+    points = [point(0.2, 0.5), point(0.3, 0.5), point(0.3, 0.8), point(0.5, 0.7), point(0.3, 0.8, "b"), point(0.9, 0.9)]
+    assert [p.best for p in marked(points)] == [True, False, True, False, False, True]
+
+
+def test_points_tell_what_a_compression_gives(alone):
+    """A point's plan, costs and accuracy are those of `compress` and `validate` with the same options."""
+    found = alone.points[1]
+    assert (found.method, found.flops) == ("cluster", 0.6)
+    options = {k: v for k, v in OPTIONS.items() if k != "val"}
+    result = onnxprune.compress(MODEL, flops=0.6, method="cluster", **options)
+    checked = onnxprune.validate(MODEL, result.model, data=TEST)
+    assert found.metric == checked.metric.candidate
+    assert alone.original == checked.metric.original
+    assert found.kept["macs"] == result.report.compressed.macs / result.report.original.macs
+    assert found.plan["keep"] == {n: {str(a): i for a, i in x.items()} for n, x in result.plan.keep.items()}
+    assert alone.measure == "metric"
+
+
+def test_agreement_without_labels():
+    """Without --val, candidates are compared by the original's answers on held-out inputs; without scores, by error."""
+    found = onnxprune.search(MODEL, flops=[0.5], methods=["cluster"], data=CALIB, calibration_size=64)
+    assert found.measure == "agreement"
+    assert 0 < found.points[0].agreement <= 1
+    assert found.original is None
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_processes_find_the_same(alone, jobs):
+    """The result is that of one process, however many run."""
+    assert told(onnxprune.search(MODEL, **TWO, **OPTIONS, jobs=jobs)) == told(alone)
+
+
+@pytest.mark.filterwarnings("default")  # of the cluster's own shutdown
+def test_a_cluster_finds_the_same(alone):
+    """Two worker processes of a dask cluster give the result of one process."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        found = onnxprune.search(MODEL, **TWO, **OPTIONS, jobs=2, backend="dask", scheduler=address)
+    assert told(found) == told(alone)
+
+
+def test_a_target_out_of_reach_is_one_point(alone):
+    """A candidate that cannot be made says why; the others are there. Where all fail, the search does."""
+    found = onnxprune.search(MODEL, flops=[0.001, 0.6], methods=["cluster"], **OPTIONS)
+    assert "0.001" in found.points[0].failed
+    assert not found.points[0].best
+    assert found.points[1].metric == alone.points[1].metric
+    with pytest.raises(TargetError, match="no candidate succeeded"):
+        onnxprune.search(MODEL, flops=[0.001], methods=["cluster"], **OPTIONS)
+
+
+# ---- taking up again -----------------------------------------------------------------------------------------------
+
+
+def test_taken_up_again_after_a_kill(alone, tmp_path, monkeypatch):
+    """What was finished before a kill is in the journal and is not done again; the result is the uninterrupted one."""
+    journal = tmp_path / "journal.jsonl"
+    script = (
+        "import os, signal, onnxprune\n"
+        "from onnxprune import frontier\n"
+        "real, count = frontier.evaluate, []\n"
+        "def evaluate(*args):\n"
+        "    count.append(args)\n"
+        "    return real(*args) if len(count) < 3 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "frontier.evaluate = evaluate\n"
+        f"onnxprune.search({MODEL!r}, journal={str(journal)!r}, **{TWO | OPTIONS!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert len(journal.read_text().splitlines()) == 3
+    calls, real = [], frontier.evaluate
+    monkeypatch.setattr(frontier, "evaluate", lambda *args: calls.append(args[2].name) or real(*args))
+    assert told(onnxprune.search(MODEL, **TWO, **OPTIONS, journal=journal)) == told(alone)
+    assert calls == ["diversity_0.3", "diversity_0.6"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "nonsense", '{"journal": 1, "search": "x"}\n{"name": "a", "wild": 1}'])
+def test_other_files_are_no_journals(tmp_path, text):
+    """A file of something else is refused before any work, and stays as it is."""
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(text)
+    with pytest.raises(PlanError, match="is not a journal"):
+        onnxprune.search(MODEL, **TWO, **OPTIONS, journal=journal)
+    assert journal.read_text() == text
+
+
+def test_a_journal_of_other_options_is_refused(tmp_path):
+    """Candidates of another seed or model are not mixed in."""
+    journal = tmp_path / "journal.jsonl"
+    onnxprune.search(MODEL, flops=[0.6], methods=["cluster"], **OPTIONS, journal=journal)
+    for model, more in ((MODEL, {"seed": 1}), (FIXTURES / "vgg_legacy.onnx", {})):
+        with pytest.raises(PlanError, match="another model or of other options"):
+            onnxprune.search(model, flops=[0.6], methods=["cluster"], **OPTIONS, **more, journal=journal)
+
+
+@pytest.mark.parametrize(("deaths", "fate"), [(1, "made"), (99, "died twice")])
+def test_a_dead_worker(tmp_path, monkeypatch, deaths, fate):
+    """A candidate whose worker dies is tried again, then reported; what others finish is not lost."""
+    (tmp_path / "killing.py").write_text(
+        "import os, pathlib, numpy as np\n"
+        f"place, test = pathlib.Path({str(tmp_path)!r}), np.load({TEST!r})\n"
+        "def val():\n"
+        "    dead = len(list(place.glob('dead*')))\n"
+        f"    if dead < {deaths}:\n"
+        "        (place / f'dead{dead}').touch()\n"
+        "        os._exit(1)\n"
+        "    yield test['input'], test['labels']\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = OPTIONS | {"val": "killing:val"}
+    if fate == "made":
+        found = onnxprune.search(MODEL, flops=[0.5, 0.6], methods=["cluster"], **options, jobs=2)
+        assert not any(p.failed for p in found.points)
+    else:
+        with pytest.raises(TargetError, match="its worker process died twice"):
+            onnxprune.search(MODEL, flops=[0.6], methods=["cluster"], **options, jobs=2)
+
+
+def refused(code, *args):
+    """A command that must fail in this way; its result."""
+    result = run(*args)
+    assert result.exit_code == code, result.output
+    return result
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+ARGUMENTS = ("search", MODEL, "--data", CALIB, "--recover", "least-squares", "--calibration-size", "64")
+
+
+def test_the_folder(tmp_path, monkeypatch):
+    """The command writes the candidates, the curve and plans that `apply` takes; an earlier search is not lost."""
+    monkeypatch.chdir(tmp_path)
+    first = done(*ARGUMENTS, "--val", TEST, "--flops", "0.3,0.6", "--method", "cluster", "-o", "out", "--json")
+    found = json.loads(first.stdout)
+    assert found == json.loads(Path("out/search.json").read_text()) | {"output": "out"}
+    assert {p.name for p in Path("out").iterdir()} == {
+        *("search.json", "curve.svg", "journal.jsonl", "cluster_0.3.plan.json", "cluster_0.6.plan.json")
+    }
+    done("apply", MODEL, "out/cluster_0.6.plan.json", "-o", "small.onnx", "-q")
+    kept = onnxprune.analyze(onnx.load("small.onnx"))
+    assert sum(x.macs.count(np.ones(kept.classes + 1, bool)) for x in kept.layers) > 0
+    svg = Path("out/curve.svg").read_text()
+    assert len(re.findall("<circle", svg)) == 2
+    assert "cluster" in svg
+    again = (*ARGUMENTS, "--val", TEST, "--flops", "0.3", "--method", "cluster", "-o", "out")
+    assert "has an earlier search" in refused(Exit.RESOURCE, *again).stderr
+    assert "cluster" in done(*again, "--resume").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--flops", "0.5,x"), "fractions with commas"),
+        (("--flops", ""), "give the fractions"),
+        (("--flops", "1.5"), "1.5"),
+        (("--flops", "0.5", "--method", "wild"), "'wild' is not known"),
+        (("--flops", "0.5", "--jobs", "0"), "--jobs 0"),
+        (("--flops", "0.5", "--backend", "slurm"), "slurm"),
+        (("--flops", "0.5", "--scheduler", "a:1"), "name its --backend"),
+    ],
+)
+def test_bad_options(tmp_path, monkeypatch, arguments, message):
+    """Wrong options are told before any work."""
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(Exit.USAGE, *ARGUMENTS, *arguments, "-o", "out").stderr
+    assert not list(tmp_path.glob("out/*.json"))
+
+
+def test_nothing_to_compare_by():
+    """Without recovery nothing is measured: --val is wanted."""
+    with pytest.raises(UsageError, match="give --val"):
+        onnxprune.search(MODEL, flops=[0.5], recover="none")
