@@ -141,7 +141,7 @@ def test_a_journal_of_other_options_is_refused(tmp_path):
 @pytest.mark.parametrize(("deaths", "fate"), [(1, "made"), (99, "died twice")])
 def test_a_dead_worker(tmp_path, monkeypatch, deaths, fate):
     """A candidate whose worker dies is tried again, then reported; what others finish is not lost."""
-    (tmp_path / "killing.py").write_text(
+    (tmp_path / f"killing{deaths}.py").write_text(
         "import os, pathlib, numpy as np\n"
         f"place, test = pathlib.Path({str(tmp_path)!r}), np.load({TEST!r})\n"
         "def val():\n"
@@ -152,7 +152,7 @@ def test_a_dead_worker(tmp_path, monkeypatch, deaths, fate):
         "    yield test['input'], test['labels']\n"
     )
     monkeypatch.chdir(tmp_path)
-    options = OPTIONS | {"val": "killing:val"}
+    options = OPTIONS | {"val": f"killing{deaths}:val"}
     if fate == "made":
         found = onnxprune.search(MODEL, flops=[0.5, 0.6], methods=["cluster"], **options, jobs=2)
         assert not any(p.failed for p in found.points)
