@@ -50,7 +50,7 @@ class Setting:
 SETTINGS = {
     "vgg": Setting(6, 0.06, half=True),
     "mobilenet": Setting(5, 0.1, half=False),
-    "densenet": Setting(6, 0.1, half=True),
+    "densenet": Setting(5, 0.1, half=True),
 }
 
 
