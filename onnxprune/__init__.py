@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         diff,
         explain,
         make_plan,
+        sparsify,
     )
     from onnxprune.criteria import criterion
     from onnxprune.plan import Plan
@@ -53,6 +54,7 @@ __all__ = [
     "explain",
     "make_plan",
     "rule",
+    "sparsify",
     "validate",
 ]
 _API = (
@@ -66,6 +68,7 @@ _API = (
     "diff",
     "explain",
     "make_plan",
+    "sparsify",
 )
 # No module of the package may have one of these names: importing it would hide the function.
 _HOME = dict.fromkeys(_API, "api") | {

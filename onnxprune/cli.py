@@ -122,6 +122,27 @@ def apply(
 
 
 @app.command(cls=_Guarded)
+@taking(o.Zeroing)
+def sparsify(model: o.Source, given: o.Zeroing) -> None:
+    """Set single weights to zero; shapes stay, and nothing gets faster: only a compressed file is smaller.
+
+    Give --sparsity or --pattern. Writes MODEL.sparse.onnx unless -o names another file.
+    """
+    with progress(given.quiet):
+        from onnxprune import api, files
+        from onnxprune.report import sparsity
+
+        out = given.output or _beside(model, ".sparse.onnx")
+        files.check_output(out, model, given.force)
+        result = api.sparsify(model, **given.arguments())
+        files.write_model(result.model, out, source=model, force=given.force)
+    if given.as_json:
+        show_json(result.report.as_dict() | {"output": str(out)})
+    elif not given.quiet:
+        show(sparsity.sparsity(result.report, out))
+
+
+@app.command(cls=_Guarded)
 def analyze(
     model: o.Source, input_shape: o.InputShape = None, as_json: o.AsJson = False, quiet: o.Quiet = False
 ) -> None:

@@ -15,6 +15,8 @@ from onnxprune.allocate import Target
 from onnxprune.calibration import Augment
 from onnxprune.cost import Kind
 from onnxprune.errors import UsageError
+from onnxprune.sparse import sparsify as sparse
+from onnxprune.sparse.masks import parse_pattern
 
 Shapes = Mapping[str, tuple[int, ...]]
 DEFAULT_METHOD = {True: "obs", False: "group_norm"}  # with data, without
@@ -219,6 +221,45 @@ class CompressOptions(Options):
         """Raise UsageError for what is wrong whatever the model."""
         Options.check(self)
         recovery.check_method(self.recover)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparsifyOptions(Inputs):
+    """What `sparsify` can be told; it says what each of them means."""
+
+    sparsity: float | None = None
+    method: sparse.Method = "evolve"
+    pattern: str | None = None
+    scope: sparse.Scope = "tensor"
+    optimiser: str = "evolution"
+    budget: int = 300
+    keep: Sequence[str] = ()
+
+    def checked(self) -> sparse.Settings:
+        """The choice of weights. Raises UsageError for what is wrong whatever the model."""
+        if (self.sparsity is None) == (self.pattern is None):
+            raise UsageError("give one of --sparsity and --pattern")
+        pattern = None if self.pattern is None else parse_pattern(self.pattern)
+        sparsity = self.sparsity if pattern is None else 1 - pattern.n / pattern.m
+        assert sparsity is not None
+        sparse.check(self.method, self.scope, self.optimiser, self.budget, sparsity)
+        self.check_inputs()
+        keep = (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
+        return sparse.Settings(
+            sparsity, self.method, pattern, self.scope, self.optimiser, self.budget, keep, self.seed, self.time_budget
+        )
+
+    @property
+    def looks_at_inputs(self) -> bool:
+        """Whether the model has to be run."""
+        return self.method != "magnitude" or self.data is not None
+
+    def settings(self) -> dict[str, Any]:
+        """What the report records of them."""
+        names = ("sparsity", "pattern", "method", "scope", "optimiser", "budget", "seed", "calibration_size")
+        chosen = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        keep = [self.keep] if isinstance(self.keep, str) else list(self.keep)
+        return chosen | {"keep": keep} | ({"data": self.source} if self.looks_at_inputs else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

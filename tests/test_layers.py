@@ -36,6 +36,7 @@ LAYERS = (
     ("calibration",),
     ("recovery",),
     ("search", "validation"),
+    ("sparse",),
     ("provenance", "report", "settings"),
     ("budget",),
     ("api", "options"),
