@@ -118,6 +118,10 @@ Scope = Annotated[str, _choice("NAME", "The share is that of every tensor, or gl
 Optimiser = Annotated[str, _choice("NAME", f"Search of masks: {', '.join(OPTIMISERS)}.")]
 Candidates = Annotated[int, _choice("N", "Masks that are tried per layer.", "--budget")]
 
+Refit = Annotated[
+    str, _given("NAME", "Fit what is left anew: auto (where inputs are looked at), least-squares, none.", "--recover")
+]
+
 Out = Annotated[Path | None, _result("FILE", "The file to write.", "--output", "-o")]
 Force = Annotated[bool, _result(None, "Replace an existing file.", "--force")]
 Stamp = Annotated[bool, _result(None, "Write version, settings and digests into the metadata.", "--stamp")]
@@ -276,11 +280,12 @@ class Zeroing(Written, Inputs):
     scope: Scope = "tensor"
     optimiser: Optimiser = "evolution"
     budget: Candidates = 300
+    recover: Refit = "auto"
     keep: Keep = None
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.sparsify`."""
-        names = ("sparsity", "pattern", "method", "scope", "optimiser", "budget")
+        names = ("sparsity", "pattern", "method", "scope", "optimiser", "budget", "recover")
         return self.inputs() | {n: getattr(self, n) for n in names} | {"keep": self.keep or ()}
 
 

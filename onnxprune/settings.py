@@ -233,6 +233,7 @@ class SparsifyOptions(Inputs):
     scope: sparse.Scope = "tensor"
     optimiser: str = "evolution"
     budget: int = 300
+    recover: str = "auto"
     keep: Sequence[str] = ()
 
     def checked(self) -> sparse.Settings:
@@ -242,21 +243,30 @@ class SparsifyOptions(Inputs):
         pattern = None if self.pattern is None else parse_pattern(self.pattern)
         sparsity = self.sparsity if pattern is None else 1 - pattern.n / pattern.m
         assert sparsity is not None
-        sparse.check(self.method, self.scope, self.optimiser, self.budget, sparsity)
-        self.check_inputs()
-        keep = (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
-        return sparse.Settings(
-            sparsity, self.method, pattern, self.scope, self.optimiser, self.budget, keep, self.seed, self.time_budget
+        settings = sparse.Settings(
+            sparsity=sparsity,
+            method=self.method,
+            pattern=pattern,
+            scope=self.scope,
+            optimiser=self.optimiser,
+            budget=self.budget,
+            recover=self.recover,
+            keep=(self.keep,) if isinstance(self.keep, str) else tuple(self.keep),
+            seed=self.seed,
+            seconds=self.time_budget,
         )
+        sparse.check(settings)
+        self.check_inputs()
+        return settings
 
     @property
     def looks_at_inputs(self) -> bool:
         """Whether the model has to be run."""
-        return self.method != "magnitude" or self.data is not None
+        return self.method != "magnitude" or self.data is not None or self.recover == "least-squares"
 
     def settings(self) -> dict[str, Any]:
         """What the report records of them."""
-        names = ("sparsity", "pattern", "method", "scope", "optimiser", "budget", "seed", "calibration_size")
+        names = ("sparsity", "pattern", "method", "scope", "optimiser", "budget", "recover", "seed")
         chosen = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         keep = [self.keep] if isinstance(self.keep, str) else list(self.keep)
         return chosen | {"keep": keep} | ({"data": self.source} if self.looks_at_inputs else {})

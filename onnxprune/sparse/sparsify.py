@@ -22,17 +22,21 @@ from onnxprune.parallel import each
 from onnxprune.recover.agreement import agreement
 from onnxprune.recover.layers import Site, sites
 from onnxprune.recover.program import Feeds, Program, program, write_back
+from onnxprune.recover.view import View
 from onnxprune.recovery import Study
 from onnxprune.search import optimisers
 from onnxprune.sparse import masks
 from onnxprune.sparse.choice import LayerError, chosen
 from onnxprune.sparse.masks import Pattern
+from onnxprune.sparse.refit import refit
 from onnxprune.sparse.result import Choice, Masked, TensorSparsity
 
 Method = Literal["evolve", "magnitude"]
 Scope = Literal["tensor", "global"]
+RECOVER = ("auto", "none", "least-squares")
 _LOG = logging.getLogger("onnxprune")
 _SHARE = 0.5  # of the time that the search of masks may take
+_FEWEST = 3  # candidates: by magnitude, and by the merits of single weights
 _SORTS = 200.0  # multiply-adds that making and sorting a candidate is worth, per member of the band
 
 
@@ -41,8 +45,8 @@ class Settings:
     """How weights are chosen.
 
     sparsity: share that goes at least; pattern: instead of it; scope: whether each tensor loses that share or all do
-    together; keep: patterns of node or weight names that are left alone; seconds: what the search of masks may take
-    twice over.
+    together; recover: of RECOVER; keep: patterns of node or weight names that are left alone; seconds: of which the
+    search of masks may take half.
     """
 
     sparsity: float
@@ -51,6 +55,7 @@ class Settings:
     scope: Scope
     optimiser: str
     budget: int
+    recover: str
     keep: tuple[str, ...]
     seed: int
     seconds: float
@@ -58,26 +63,25 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight that may lose elements, as a matrix, with the moments of what it multiplies where they are known."""
+    """A weight that may lose elements, as a matrix, and how its layer's outputs change, where its inputs are known."""
 
     site: Site
     matrix: Array
-    gram: Array | None
-
-    @property
-    def error(self) -> LayerError | None:
-        """How its layer's outputs change."""
-        return None if self.gram is None else LayerError(self.gram, self.matrix)
+    error: LayerError | None
 
 
-def check(method: str, scope: str, optimiser: str, budget: int, sparsity: float) -> None:
+def check(settings: Settings) -> None:
     """Raise UsageError for what is wrong whatever the model."""
-    for option, value, known in (("method", method, get_args(Method)), ("scope", scope, get_args(Scope))):
+    for option, value, known in (
+        ("method", settings.method, get_args(Method)),
+        ("scope", settings.scope, get_args(Scope)),
+        ("recover", settings.recover, RECOVER),
+    ):
         if value not in known:
             raise UsageError(f"--{option} {value!r} is not known; choose one of: {', '.join(known)}")
-    if not 0 < sparsity < 1:
-        raise UsageError(f"--sparsity {sparsity:g}: give the share of zeros, above 0 and below 1")
-    optimisers.check(optimiser, budget)
+    if not 0 < settings.sparsity < 1:
+        raise UsageError(f"--sparsity {settings.sparsity:g}: give the share of zeros, above 0 and below 1")
+    optimisers.check(settings.optimiser, settings.budget)
 
 
 def sparsify(model: Model, study: Study | None, settings: Settings) -> Masked:
@@ -89,26 +93,31 @@ def sparsify(model: Model, study: Study | None, settings: Settings) -> Masked:
     whole = program(model) if study is None else study.program
     found, skipped = sites(whole)
     reasons = _left_alone(found, settings)
-    treated = _weights(whole, [s for s in found if s.weight not in reasons], study)
+    treated = _weights(whole, [s for s in found if s.weight not in reasons], study, settings.recover)
     if not treated:
         told = "; ".join(f"{n}: {why}" for n, why in skipped.items()) or "it has no Conv, Gemm or MatMul with a weight"
         raise ModelError(f"no weight can be set to zero ({told})")
     plain = _by_magnitude(treated, settings)
     notes = list[str]()
     if study is None:
-        _write(whole, treated, plain, model)
+        write_back(_network(whole, treated, plain), model)
         rows = _rows(whole, found, treated, [plain], plain, reasons)
         return Masked(rows, None, None, "magnitude", None, 0, skipped, ())
     tried, budget = plain, 0
     if settings.method == "evolve":
-        budget = _affordable(treated, settings, notes)
+        budget = _affordable(treated, plain, settings, notes)
         tried = _evolved(treated, plain, settings, budget)
     both = [plain, tried] if budget else [plain]
-    outputs = [study.outputs(_network(whole, treated, m)) for m in both]
+    networks = [_network(whole, treated, m) for m in both]
+    if settings.recover != "none":
+        for network, kept in zip(networks, both, strict=True):
+            by_name = {w.site.weight: m for w, m in zip(treated, kept, strict=True)}
+            refit(network, by_name, study.reference, study.store)
+    outputs = [study.outputs(n) for n in networks]
     compared = [agreement(study.original(), o) for o in outputs]
     shipped: Choice = "evolved" if budget and compared[-1].divergence <= compared[0].divergence else "magnitude"
     final = tried if shipped == "evolved" else plain
-    _write(whole, treated, final, model)
+    write_back(networks[-1 if shipped == "evolved" else 0], model)
     return Masked(
         _rows(whole, found, treated, both, final, reasons),
         compared[0],
@@ -141,9 +150,18 @@ def _left_alone(found: Sequence[Site], settings: Settings) -> dict[str, str]:
     return reasons
 
 
-def _weights(whole: Program, treated: Sequence[Site], study: Study | None) -> list[_Weight]:
-    known = {} if study is None else {r.site.weight: r.inputs.gram for r in study.readers_of_original()}
-    return [_Weight(s, s.layer.matrix(s.read(whole)), known.get(s.weight)) for s in treated]
+def _weights(whole: Program, treated: Sequence[Site], study: Study | None, recover: str) -> list[_Weight]:
+    known = {} if study is None else {r.site.weight: r.inputs for r in study.readers_of_original()}
+    found = []
+    for site in treated:
+        matrix, inputs, error = site.layer.matrix(site.read(whole)), known.get(site.weight), None
+        if inputs is not None and recover == "none":
+            error = LayerError(inputs.gram, matrix, refitted=False)
+        elif inputs is not None:
+            intercept = View(whole, site, np.arange(site.layer.channels), new_biases=False).intercept
+            error = LayerError(inputs.centred(bias=intercept), matrix, refitted=True)
+        found.append(_Weight(site, matrix, error))
+    return found
 
 
 # ---- masks -----------------------------------------------------------------------------------------------------------
@@ -159,10 +177,11 @@ def _by_magnitude(treated: Sequence[_Weight], settings: Settings) -> list[Mask]:
     ]
 
 
-def _affordable(treated: Sequence[_Weight], settings: Settings, notes: list[str]) -> int:
+def _affordable(treated: Sequence[_Weight], plain: Sequence[Mask], settings: Settings, notes: list[str]) -> int:
     """Candidates per layer that fit into the time."""
-    per_candidate = sum(w.error.work + _SORTS * w.matrix.size for w in treated if w.error is not None)
-    most = max(2, int(_SHARE * settings.seconds * RATE / max(per_candidate, 1.0)))
+    known = [(w, w.error, m) for w, m in zip(treated, plain, strict=True) if w.error is not None]
+    each_candidate = sum(error.work(kept) + _SORTS * w.matrix.size for w, error, kept in known)
+    most = max(_FEWEST, int(_SHARE * settings.seconds * RATE / max(each_candidate, 1.0)))
     if most < settings.budget:
         notes.append(f"to keep to the time, {most} candidates per layer are tried, not {settings.budget}")
     return min(most, settings.budget)
@@ -202,10 +221,6 @@ def _network(whole: Program, treated: Sequence[_Weight], kept: Sequence[Mask]) -
     return whole.replaced({w.site.weight: _stored(whole, w, k) for w, k in zip(treated, kept, strict=True)})
 
 
-def _write(whole: Program, treated: Sequence[_Weight], kept: Sequence[Mask], model: Model) -> None:
-    write_back(_network(whole, treated, kept), model)
-
-
 # ---- what is told ----------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +244,7 @@ def _rows(
             weight = treated[index]
             zeros = int(weight.matrix.size - np.count_nonzero(weight.matrix * final[index]))
             errors = _errors(weight.error, *(m[index] for m in tried))
-            known = "" if weight.gram is not None else "by magnitude: what it reads was not looked at"
+            known = "" if weight.error is not None else "by magnitude: what it reads was not looked at"
         rows.append(TensorSparsity(site.weight, layer.node, layer.op, int(np.prod(layer.shape)), zeros, *errors, known))
     return tuple(rows)
 
@@ -237,7 +252,7 @@ def _rows(
 def _errors(error: LayerError | None, *kept: Mask) -> tuple[float | None, float | None]:
     if error is None:
         return None, None
-    found = error(kept).sum(1) / max(error.energy, 1e-30)
+    found = error(kept).sum(1) / max(float(error.energy.sum()), 1e-30)
     return float(found[0]), float(found[1]) if len(kept) > 1 else None
 
 
