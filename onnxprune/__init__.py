@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         diff,
         explain,
         make_plan,
+        redundancy,
         sparsify,
     )
     from onnxprune.criteria import criterion
@@ -53,6 +54,7 @@ __all__ = [
     "errors",
     "explain",
     "make_plan",
+    "redundancy",
     "rule",
     "sparsify",
     "validate",
@@ -68,6 +70,7 @@ _API = (
     "diff",
     "explain",
     "make_plan",
+    "redundancy",
     "sparsify",
 )
 # No module of the package may have one of these names: importing it would hide the function.

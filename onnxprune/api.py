@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from onnxprune import criteria, difference, explanation, files, normalize, recovery, search
+from onnxprune import criteria, difference, explanation, files, normalize, recovery, resemblance, search
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.budget import Budget, overhead
@@ -33,12 +33,13 @@ from onnxprune.report import Report
 from onnxprune.report.changes import frozen_summary, layer_changes
 from onnxprune.report.overview import Overview
 from onnxprune.report.overview import overview as summarise
+from onnxprune.resemblance import Redundancy
 from onnxprune.settings import CompressOptions, Inputs, Options, ReplayOptions, Shapes, SparsifyOptions
 from onnxprune.shapes import concrete_shapes
 from onnxprune.signature import taking
-from onnxprune.validation.bench import Benchmark, benchmark
 from onnxprune.sparse import sparsify as sparse
 from onnxprune.sparse.result import Sparsified, Sparsity, gzip_bytes
+from onnxprune.validation.bench import Benchmark, benchmark
 from onnxprune.verify import check, verify
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "make_plan",
     "overview",
     "read_plan",
+    "redundancy",
     "sparsify",
 ]
 Source = str | Path | onnx.ModelProto
@@ -203,11 +205,24 @@ def cleaned(model: Source) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     return export(result), tuple(result.notes)
 
 
-def overview(model: Source, *, input_shapes: Shapes | None = None) -> Overview:
-    """What `analyze` finds, in numbers: layers and their cost, classes, which layers share a fate, what is frozen."""
-    analysis = analyze(model, input_shapes=input_shapes)
+def overview(model: Source | Analysis, *, input_shapes: Shapes | None = None, name: str = "") -> Overview:
+    """What `analyze` finds, in numbers: layers and their cost, classes, which layers share a fate, what is frozen.
+
+    model: an analysis saves repeating it; name: what the model is called there.
+    """
+    analysis = model if isinstance(model, Analysis) else analyze(model, input_shapes=input_shapes)
     cost = CostModel(analysis, overhead(export(analysis.model))).original
-    return summarise(analysis, cost, frozen_summary(analysis), _name(model))
+    called = name if isinstance(model, Analysis) else _name(model)
+    return summarise(analysis, cost, frozen_summary(analysis), called)
+
+
+def redundancy(model: Source | Analysis, *, input_shapes: Shapes | None = None) -> Redundancy:
+    """How far the filters of each layer resemble each other: cosines, clusters at several distances, effective rank.
+
+    model: an analysis saves repeating it.
+    """
+    analysis = model if isinstance(model, Analysis) else analyze(model, input_shapes=input_shapes)
+    return resemblance.redundancy(analysis)
 
 
 def explain(model: Source | Analysis, name: str, *, input_shapes: Shapes | None = None) -> Explanation:

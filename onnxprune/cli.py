@@ -144,16 +144,27 @@ def sparsify(model: o.Source, given: o.Zeroing) -> None:
 
 @app.command(cls=_Guarded)
 def analyze(
-    model: o.Source, input_shape: o.InputShape = None, as_json: o.AsJson = False, quiet: o.Quiet = False
+    model: o.Source,
+    redundancy: o.Redundancy = False,
+    input_shape: o.InputShape = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
 ) -> None:
-    """Show layers, cost, the classes of filters that go together, and what is frozen and why."""
+    """Show layers, cost, the classes of filters that go together, and what is frozen and why.
+
+    With --redundancy, instead: how similar the filters of each layer are; with --json, that as well.
+    """
     with progress(quiet):
         from onnxprune import api
-        from onnxprune.report import text
+        from onnxprune.report import resemblance, text
 
-        view = api.overview(model, input_shapes=o.shapes(input_shape))
+        analysis = api.analyze(model, input_shapes=o.shapes(input_shape))
+        found = api.redundancy(analysis) if redundancy else None
+        view = api.overview(analysis, name=str(model))
     if as_json:
-        show_json(view.as_dict())
+        show_json(view.as_dict() | ({} if found is None else {"redundancy": found.as_dict()}))
+    elif found is not None:
+        show(resemblance.redundancy(found, model))
     else:
         show(text.analysis(view))
 

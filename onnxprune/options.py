@@ -115,8 +115,8 @@ Zeros = Annotated[float | None, _choice("F", "Share of every layer's weights tha
 Pattern = Annotated[str | None, _choice("N:M", "Instead: N of every M consecutive inputs of an output stay, as 2:4.")]
 Masks = Annotated[str, _choice("NAME", "How weights are chosen: evolve or magnitude.", "--method")]
 Scope = Annotated[str, _choice("NAME", "The share is that of every tensor, or global: of all together.")]
-Optimiser = Annotated[str, _choice("NAME", f"Search of masks: {', '.join(OPTIMISERS)}.")]
-Candidates = Annotated[int, _choice("N", "Masks that are tried per layer.", "--budget")]
+MaskSearch = Annotated[str, _choice("NAME", f"Search of masks: {', '.join(OPTIMISERS)}.")]
+MasksTried = Annotated[int, _choice("N", "Masks that are tried per layer.", "--budget")]
 
 Refit = Annotated[
     str, _given("NAME", "Fit what is left anew: auto (where inputs are looked at), least-squares, none.", "--recover")
@@ -127,6 +127,9 @@ Force = Annotated[bool, _result(None, "Replace an existing file.", "--force")]
 Stamp = Annotated[bool, _result(None, "Write version, settings and digests into the metadata.", "--stamp")]
 SavePlan = Annotated[Path | None, _result("FILE", "Write the plan, too.", "--save-plan")]
 AsJson = Annotated[bool, _result(None, "Print one JSON object.", "--json")]
+Redundancy = Annotated[
+    bool, _result(None, "Show how far the filters of each layer resemble each other.", "--redundancy")
+]
 Quiet = Annotated[bool, _result(None, "No progress, and no report of what was written.", "--quiet", "-q")]
 
 
@@ -278,8 +281,8 @@ class Zeroing(Written, Inputs):
     pattern: Pattern = None
     method: Masks = "evolve"
     scope: Scope = "tensor"
-    optimiser: Optimiser = "evolution"
-    budget: Candidates = 300
+    optimiser: MaskSearch = "evolution"
+    budget: MasksTried = 300
     recover: Refit = "auto"
     keep: Keep = None
 

@@ -32,7 +32,7 @@ LAYERS = (
     ("couple",),
     ("cost", "criteria", "masking"),
     ("allocate", "cut", "plan"),
-    ("difference", "explanation", "recover", "synthesize", "verify"),
+    ("difference", "explanation", "recover", "resemblance", "synthesize", "verify"),
     ("calibration",),
     ("recovery",),
     ("search", "validation"),
