@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         diff,
         explain,
         make_plan,
+        redundancy,
+        sparsify,
     )
     from onnxprune.criteria import criterion
     from onnxprune.frontier import search
@@ -55,8 +57,10 @@ __all__ = [
     "errors",
     "explain",
     "make_plan",
+    "redundancy",
     "rule",
     "search",
+    "sparsify",
     "validate",
 ]
 _API = (
@@ -70,6 +74,8 @@ _API = (
     "diff",
     "explain",
     "make_plan",
+    "redundancy",
+    "sparsify",
 )
 # No module of the package may have one of these names: importing it would hide the function.
 _HOME = dict.fromkeys(_API, "api") | {

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from onnxprune import criteria, difference, explanation, files, normalize, recovery, searching
+from onnxprune import criteria, difference, explanation, files, normalize, recovery, resemblance, searching
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.budget import Budget, overhead
@@ -33,9 +33,12 @@ from onnxprune.report import Report
 from onnxprune.report.changes import frozen_summary, layer_changes
 from onnxprune.report.overview import Overview
 from onnxprune.report.overview import overview as summarise
-from onnxprune.settings import CompressOptions, Inputs, Options, ReplayOptions, Shapes
+from onnxprune.resemblance import Redundancy
+from onnxprune.settings import CompressOptions, Inputs, Options, ReplayOptions, Shapes, SparsifyOptions
 from onnxprune.shapes import concrete_shapes
 from onnxprune.signature import taking
+from onnxprune.sparse import sparsify as sparse
+from onnxprune.sparse.result import Sparsified, Sparsity, gzip_bytes
 from onnxprune.validation.bench import Benchmark, benchmark
 from onnxprune.verify import check, verify
 
@@ -58,6 +61,8 @@ __all__ = [
     "make_plan",
     "overview",
     "read_plan",
+    "redundancy",
+    "sparsify",
 ]
 Source = str | Path | onnx.ModelProto
 _LOG = logging.getLogger("onnxprune")  # the stages, for a progress display
@@ -158,6 +163,32 @@ def apply_plan(model: Source, plan: Plan | str | Path, options: ReplayOptions) -
     return _finish(analysis, kept, plan, clock, _name(model), options.seed, original, None, study, options.recover)
 
 
+@taking(SparsifyOptions)
+def sparsify(model: Source, options: SparsifyOptions) -> Sparsified:
+    """Set single weights to zero; shapes, names and interface stay. It gains nothing in onnxruntime: only a compressed
+    file is smaller.
+
+    model: as in `compress`. sparsity: share of each layer's weights that goes, (0, 1); scope: "global" for a share of
+    all together. pattern: instead of it, such as "2:4": of every 4 consecutive inputs of an output, 2 stay. method:
+    "magnitude": the smallest go; "evolve": beside the largest those of the small ones stay that keep the outputs of
+    each layer closest to the original's, as an optimiser finds among `budget` candidates per layer. optimiser: of
+    `searching.OPTIMISERS`. The masks by magnitude are always compared, and written where the network with them is
+    closer to the original on inputs held out. keep: patterns of node or weight names that are left alone;
+    the rest as in `compress`. Raises UsageError, ModelError, DataError.
+    """
+    settings, clock = options.checked(), Clock()
+    analysis = _analysed(model, options.input_shapes, clock)
+    study = _study(analysis, options, options.looks_at_inputs, clock)
+    before, result = gzip_bytes(export(analysis.model)), analysis.model.copy()
+    with clock("sparsify"):
+        masked = sparse.sparsify(result, study, settings)
+        check(result, analysis)
+    proto = export(result)
+    data = None if study is None else study.calibration.as_dict()
+    sizes = (before, gzip_bytes(proto))
+    return Sparsified(proto, Sparsity(_name(model), options.settings(), masked, sizes, data, clock.seconds))
+
+
 def analyze(model: Source, *, input_shapes: Shapes | None = None) -> Analysis:
     """Couple the positions of a model: its layers, cost, classes, what is frozen and why."""
     return _analysed(model, input_shapes, Clock())
@@ -174,11 +205,24 @@ def cleaned(model: Source) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     return export(result), tuple(result.notes)
 
 
-def overview(model: Source, *, input_shapes: Shapes | None = None) -> Overview:
-    """What `analyze` finds, in numbers: layers and their cost, classes, which layers share a fate, what is frozen."""
-    analysis = analyze(model, input_shapes=input_shapes)
+def overview(model: Source | Analysis, *, input_shapes: Shapes | None = None, name: str = "") -> Overview:
+    """What `analyze` finds, in numbers: layers and their cost, classes, which layers share a fate, what is frozen.
+
+    model: an analysis saves repeating it; name: what the model is called there.
+    """
+    analysis = model if isinstance(model, Analysis) else analyze(model, input_shapes=input_shapes)
     cost = CostModel(analysis, overhead(export(analysis.model))).original
-    return summarise(analysis, cost, frozen_summary(analysis), _name(model))
+    called = name if isinstance(model, Analysis) else _name(model)
+    return summarise(analysis, cost, frozen_summary(analysis), called)
+
+
+def redundancy(model: Source | Analysis, *, input_shapes: Shapes | None = None) -> Redundancy:
+    """How far the filters of each layer resemble each other: cosines, clusters at several distances, effective rank.
+
+    model: an analysis saves repeating it.
+    """
+    analysis = model if isinstance(model, Analysis) else analyze(model, input_shapes=input_shapes)
+    return resemblance.redundancy(analysis)
 
 
 def explain(model: Source | Analysis, name: str, *, input_shapes: Shapes | None = None) -> Explanation:

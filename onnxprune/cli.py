@@ -123,17 +123,49 @@ def apply(
 
 
 @app.command(cls=_Guarded)
+@taking(o.Zeroing)
+def sparsify(model: o.Source, given: o.Zeroing) -> None:
+    """Set single weights to zero; shapes stay, and nothing gets faster: only a compressed file is smaller.
+
+    Give --sparsity or --pattern. Writes MODEL.sparse.onnx unless -o names another file.
+    """
+    with progress(given.quiet):
+        from onnxprune import api, files
+        from onnxprune.report import sparsity
+
+        out = given.output or _beside(model, ".sparse.onnx")
+        files.check_output(out, model, given.force)
+        result = api.sparsify(model, **given.arguments())
+        files.write_model(result.model, out, source=model, force=given.force)
+    if given.as_json:
+        show_json(result.report.as_dict() | {"output": str(out)})
+    elif not given.quiet:
+        show(sparsity.sparsity(result.report, out))
+
+
+@app.command(cls=_Guarded)
 def analyze(
-    model: o.Source, input_shape: o.InputShape = None, as_json: o.AsJson = False, quiet: o.Quiet = False
+    model: o.Source,
+    redundancy: o.Redundancy = False,
+    input_shape: o.InputShape = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
 ) -> None:
-    """Show layers, cost, the classes of filters that go together, and what is frozen and why."""
+    """Show layers, cost, the classes of filters that go together, and what is frozen and why.
+
+    With --redundancy, instead: how similar the filters of each layer are; with --json, that as well.
+    """
     with progress(quiet):
         from onnxprune import api
-        from onnxprune.report import text
+        from onnxprune.report import resemblance, text
 
-        view = api.overview(model, input_shapes=o.shapes(input_shape))
+        analysis = api.analyze(model, input_shapes=o.shapes(input_shape))
+        found = api.redundancy(analysis) if redundancy else None
+        view = api.overview(analysis, name=str(model))
     if as_json:
-        show_json(view.as_dict())
+        show_json(view.as_dict() | ({} if found is None else {"redundancy": found.as_dict()}))
+    elif found is not None:
+        show(resemblance.redundancy(found, model))
     else:
         show(text.analysis(view))
 

@@ -15,6 +15,8 @@ from onnxprune.allocate import Target
 from onnxprune.calibration import Augment
 from onnxprune.cost import Kind
 from onnxprune.errors import UsageError
+from onnxprune.sparse import sparsify as sparse
+from onnxprune.sparse.masks import parse_pattern
 
 Shapes = Mapping[str, tuple[int, ...]]
 DEFAULT_METHOD = {True: "obs", False: "group_norm"}  # with data, without
@@ -219,6 +221,55 @@ class CompressOptions(Options):
         """Raise UsageError for what is wrong whatever the model."""
         Options.check(self)
         recovery.check_method(self.recover)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparsifyOptions(Inputs):
+    """What `sparsify` can be told; it says what each of them means."""
+
+    sparsity: float | None = None
+    method: sparse.Method = "evolve"
+    pattern: str | None = None
+    scope: sparse.Scope = "tensor"
+    optimiser: str = "evolution"
+    budget: int = 300
+    recover: str = "auto"
+    keep: Sequence[str] = ()
+
+    def checked(self) -> sparse.Settings:
+        """The choice of weights. Raises UsageError for what is wrong whatever the model."""
+        if (self.sparsity is None) == (self.pattern is None):
+            raise UsageError("give one of --sparsity and --pattern")
+        pattern = None if self.pattern is None else parse_pattern(self.pattern)
+        sparsity = self.sparsity if pattern is None else 1 - pattern.n / pattern.m
+        assert sparsity is not None
+        settings = sparse.Settings(
+            sparsity=sparsity,
+            method=self.method,
+            pattern=pattern,
+            scope=self.scope,
+            optimiser=self.optimiser,
+            budget=self.budget,
+            recover=self.recover,
+            keep=(self.keep,) if isinstance(self.keep, str) else tuple(self.keep),
+            seed=self.seed,
+            seconds=self.time_budget,
+        )
+        sparse.check(settings)
+        self.check_inputs()
+        return settings
+
+    @property
+    def looks_at_inputs(self) -> bool:
+        """Whether the model has to be run."""
+        return self.method != "magnitude" or self.data is not None or self.recover == "least-squares"
+
+    def settings(self) -> dict[str, Any]:
+        """What the report records of them."""
+        names = ("sparsity", "pattern", "method", "scope", "optimiser", "budget", "recover", "seed")
+        chosen = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        keep = [self.keep] if isinstance(self.keep, str) else list(self.keep)
+        return chosen | {"keep": keep} | ({"data": self.source} if self.looks_at_inputs else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ FUNCTIONS = (
     "rule",
     "criterion",
     "validate",
+    "redundancy",
+    "sparsify",
 )
 
 

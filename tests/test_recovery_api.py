@@ -476,7 +476,7 @@ cli.main()
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal on Windows")
 @pytest.mark.parametrize(
-    ("module", "function"), [("sequence", "_repair_layer"), ("statistics", "_rows")], ids=["repair", "selection"]
+    ("module", "function"), [("sequence", "repair_layer"), ("statistics", "_rows")], ids=["repair", "selection"]
 )
 def test_interrupted_while_recovering(folder, module, function):
     """Ctrl-C in the middle returns 130 and leaves nothing: no result, no plan, no spilled activations."""

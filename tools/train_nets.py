@@ -49,8 +49,8 @@ class Setting:
 
 SETTINGS = {
     "vgg": Setting(6, 0.06, half=True),
-    "mobilenet": Setting(5, 0.1, half=False),
-    "densenet": Setting(6, 0.1, half=True),
+    "mobilenet": Setting(4, 0.1, half=False),
+    "densenet": Setting(5, 0.1, half=True),
 }
 
 

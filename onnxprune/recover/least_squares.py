@@ -15,6 +15,7 @@ from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from onnxprune.analysis import Mask
 from onnxprune.graph import Array
 from onnxprune.parallel import each
 
@@ -22,6 +23,7 @@ Reals = NDArray[np.float64]
 RIDGE = 1e-3  # share of the mean diagonal of the Gram matrix; flat from 1e-5 to 1e-2
 _WORK = 2e11  # multiply-adds that the iteration may cost per layer
 _ROUNDS = 6
+_TOGETHER = 1 << 23  # elements of the systems of columns with masks that are solved at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +100,17 @@ def fit(
     high: float = np.inf,
     ridge: float = RIDGE,
     intercept: bool = True,
+    mask: Mask | None = None,
 ) -> Fit:
     """The weight and bias with the least error on `held` of: those given, least squares, and least squares that knows
     that the activation behind is flat outside of [low, high].
 
-    weight: [groups, d, out/group]; bias: [out]. intercept: whether the bias may change. Raises numpy's LinAlgError
-    where the Gram matrix is not positive definite in spite of the ridge, or something is not finite.
+    weight: [groups, d, out/group]; bias: [out]. intercept: whether the bias may change. mask: like the weight, the
+    elements that are fitted; the others stay. Raises numpy's LinAlgError where the Gram matrix is not positive definite
+    in spite of the ridge, or something is not finite.
     """
     before = error(held, weight, bias, low, high)
-    system = _System(train, weight, bias, ridge, intercept)
+    system = _System(train, weight, bias, ridge, intercept, mask)
     best, after = (weight, bias), before
     for candidate in _candidates(system, train, low, high):
         found = error(held, *candidate, low, high)
@@ -141,7 +145,15 @@ def _one_sided(sample: Sample, made: Array, low: float, high: float) -> Array:
 class _System:
     """Normal equations, factored once: (H + ridge) (W - W0) = C - H W0, centred if there is an intercept."""
 
-    def __init__(self, train: Sequence[Sample], weight: Reals, bias: Reals, ridge: float, intercept: bool) -> None:
+    def __init__(
+        self,
+        train: Sequence[Sample],
+        weight: Reals,
+        bias: Reals,
+        ridge: float,
+        intercept: bool,
+        mask: Mask | None = None,
+    ) -> None:
         self._train, self._weight, self._bias, self._intercept = train, weight, bias, intercept
         self._count = sum(s.rows.shape[1] for s in train)
         gram = sum(each(lambda s: _product(s.rows, s.rows), train)) / self._count
@@ -153,7 +165,13 @@ class _System:
         self._gram = gram
         diagonal = np.einsum("gii->gi", gram)
         add = ridge * diagonal.mean(1) + 1e-10
-        self._factors = [cho_factor(h + a * np.eye(len(h)), overwrite_a=True) for h, a in zip(gram, add, strict=True)]
+        ridged = [h + a * np.eye(len(h)) for h, a in zip(gram, add, strict=True)]
+        self._steps: list[Callable[[Reals], Reals]]
+        if mask is None:
+            factors = [cho_factor(h, overwrite_a=True) for h in ridged]
+            self._steps = [partial(cho_solve, f) for f in factors]
+        else:
+            self._steps = [partial(masked_solve, h, m) for h, m in zip(ridged, mask, strict=True)]
 
     def solve(self, target: Callable[[Sample], Array]) -> tuple[Reals, Reals]:
         """Weight and bias for these values, [n, out] of every sample."""
@@ -174,11 +192,39 @@ class _System:
         off = cross - self._gram @ self._weight
         if not np.isfinite(off).all():
             raise LinAlgError("what is wanted is not finite")
-        step = np.stack([cho_solve(f, c) for f, c in zip(self._factors, off, strict=True)])
+        step = np.stack([solve(c) for solve, c in zip(self._steps, off, strict=True)])
         weight: Reals = self._weight + step
         if not self._intercept:
             return weight, self._bias
         return weight, mean - (self._mean[:, None, :] @ weight).reshape(-1)
+
+
+def masked_solve(gram: Reals, mask: Mask, right: Reals) -> Reals:
+    """Solutions of gram[s, s] x[s] = right[s], a system for each column and the rows s that its mask has; 0 elsewhere.
+
+    gram: [d, d]; mask, right: [d, columns]. Systems of about one size are solved together, the shorter ones filled up
+    with rows of the identity.
+    """
+    sizes, result = mask.sum(0), np.zeros_like(right)
+    for columns in _alike(sizes):
+        k = int(sizes[columns].max())
+        rows = np.argsort(~mask[:, columns], axis=0, kind="stable")[:k].T  # [columns, k], those of the mask first
+        real = np.arange(k) < sizes[columns][:, None]
+        both = real[:, :, None] & real[:, None, :]
+        system = np.where(both, gram[rows[:, :, None], rows[:, None, :]], np.eye(k))
+        wanted = np.where(real, right[rows, columns[:, None]], 0.0)
+        result[rows, columns[:, None]] = np.linalg.solve(system, wanted[:, :, None])[:, :, 0]
+    return result
+
+
+def _alike(sizes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Columns whose sizes differ by a quarter at most, as many at once as fit into the memory; none of size 0."""
+    bins, found = np.floor(np.log(np.maximum(sizes, 1)) / np.log(1.25)), list[NDArray[np.int64]]()
+    for level in np.unique(bins[sizes > 0]):
+        columns = np.flatnonzero((bins == level) & (sizes > 0))
+        parts = int(np.ceil(len(columns) * float(sizes[columns].max()) ** 2 / _TOGETHER))
+        found += np.array_split(columns, min(parts, len(columns)))
+    return found
 
 
 def _product(a: Array, b: Array) -> Reals:

@@ -102,7 +102,7 @@ def repair(
             progress.step()
             walk.advance(site.index)
             layer = reference.layers[site.layer.y]
-            done[site.layer.node] = _repair_layer(view(site), walk, reference, layer, method, ridge)
+            done[site.layer.node] = repair_layer(view(site), walk, reference, layer, method, ridge)
             if site.index in planned:
                 window, usable = planned[site.index], done[site.layer.node].reason != _NOT_FINITE
                 _with_window(done, window, together.refit(window, [view(s) for s in window.sites] if usable else []))
@@ -150,9 +150,19 @@ class _Progress:
         _LOG.info("recover: layer %d of %d%s", self._done, self._total, about)
 
 
-def _repair_layer(
-    view: View, walk: Walk, reference: Reference, layer: Layer, method: str, ridge: float
+def repair_layer(
+    view: View,
+    walk: Walk,
+    reference: Reference,
+    layer: Layer,
+    method: str,
+    ridge: float = least_squares.RIDGE,
+    mask: Mask | None = None,
 ) -> LayerRecovery:
+    """Repair one layer of a program that has been walked up to it.
+
+    method: "moments", else least squares; mask: [groups, d, out/group], the elements that are fitted.
+    """
     site = view.site
     samples = each(lambda b: _sample(walk, b, site, layer, view.chosen), range(len(reference.batches)))
     train = samples[: reference.train]
@@ -163,11 +173,12 @@ def _repair_layer(
         return LayerRecovery(*told, None, None, "none", _NOT_FINITE)
     count = sum(s.rows.shape[1] for s in train)
     single = layer.positions[0].sample.size == np.unique(layer.positions[0].sample).size
-    if name == "least-squares" and count < _FEW * site.layer.unknowns:
+    unknowns = site.layer.unknowns if mask is None else int(mask.sum(1).max())
+    if name == "least-squares" and count < _FEW * unknowns:
         name = "bias"
     fits: Mapping[str, Repair] = {
         "least-squares": partial(
-            least_squares.fit, low=low, high=high, ridge=max(ridge, 1e-2) if single and ridge else ridge
+            least_squares.fit, low=low, high=high, ridge=max(ridge, 1e-2) if single and ridge else ridge, mask=mask
         ),
         "moments": moments.fit,
         "bias": moments.fit_bias,
@@ -186,7 +197,7 @@ def _repair_layer(
     if name != "moments" and not after < fit.before:
         view.restore(old)
         return LayerRecovery(*told, fit.before, fit.before, "none", "no better in the type that stores its weight")
-    why = f"{count:,} positions for {site.layer.unknowns:,} unknowns" if name == "bias" else ""
+    why = f"{count:,} positions for {unknowns:,} unknowns" if name == "bias" else ""
     return LayerRecovery(*told, fit.before, after, name, why)
 
 

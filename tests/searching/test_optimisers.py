@@ -124,6 +124,19 @@ def test_seeds_are_tried_after_the_start(name):
 
 
 @each_optimiser
+def test_units_of_several_blocks_are_selected_by_themselves(name):
+    """With values per unit of blocks, the counts of blocks hold and every unit finds its cheapest members."""
+    unit = np.array([0, 0, 1, 1], np.int32)
+    space = Space(BLOCK, START, unit=unit)
+    found = minimise(
+        name, space, lambda ms: np.stack([np.bincount(unit[BLOCK], weights=COST * m) for m in ms]), budget=600, seed=0
+    )
+    assert counts(found.mask) == [5, 2, 1, 1]
+    best = sum(np.sort(COST[b == BLOCK])[:k].sum() for b, k in enumerate((5, 2, 1, 1)))
+    assert found.value == pytest.approx(best)
+
+
+@each_optimiser
 def test_values_that_are_no_numbers_lose(name):
     """A candidate that cannot be evaluated is as bad as can be, and does not stop the run."""
 
