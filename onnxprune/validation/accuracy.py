@@ -67,8 +67,8 @@ class Scores:
             kept.append(found if self.metric.each is None else self.metric.each(found, targets))
         if self.metric.each is None:
             self._kept[2].append(targets)
+            self._count()
         self._samples += len(labels)
-        self._count()
 
     def _count(self) -> None:
         for kept in self._kept:
