@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ from onnxprune.shapes import concrete_shapes
 from onnxprune.signature import taking
 from onnxprune.sparse import sparsify as sparse
 from onnxprune.sparse.result import Sparsified, Sparsity, gzip_bytes
-from onnxprune.validation.bench import Benchmark, benchmark
+from onnxprune.validation.bench import Benchmark, Given, benchmark, measured
+from onnxprune.validation.environment import check_int8
+from onnxprune.validation.latency import How
 from onnxprune.verify import check, verify
 
 __all__ = [
@@ -70,11 +72,17 @@ _LOG = logging.getLogger("onnxprune")  # the stages, for a progress display
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A compressed model (ONNX, in memory), the plan that leads to it, and the report."""
+    """A compressed model (ONNX, in memory), the plan that leads to it, and the report.
+
+    int8: with that option, the original and the pruned model, each in floats and in int8, beside each other.
+    refused: why `model` stayed in floats all the same.
+    """
 
     model: onnx.ModelProto
     plan: Plan
     report: Report
+    int8: Benchmark | None = None
+    refused: str = ""
 
     def __repr__(self) -> str:
         kept = self.report.compressed.fractions(self.report.original)
@@ -111,18 +119,22 @@ def compress(model: Source, options: CompressOptions) -> Result:
     align: widths stay multiples of it. keep: patterns of node or parameter names whose layers are left alone.
     inexact: also remove what LayerNorm and the like renormalise. best_effort: take the nearest reachable value.
     seed: of the criterion `random` and of the verification's inputs. input_shapes: concrete input sizes where symbolic.
-    Raises UsageError, ModelError, TargetError (target out of reach), VerificationError (a bug of ours).
+    int8: quantize the result on the same data, where that makes it faster on this processor (`best_effort`: in any
+    case). Raises UsageError, ModelError, TargetError (target out of reach), VerificationError (a bug of ours).
     """
     options.check()
+    if options.int8 and not options.best_effort:
+        check_int8()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
     wanted = options.looks_at_inputs or recovery.looks_at_inputs(options.recover, options.data is not None)
     budget = _budget(analysis, options, wanted, clock)
     study = _study(analysis, options, wanted, clock)
     choice, plan = _chosen(budget, study, clock)
-    return _finish(
+    result = _finish(
         analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice, study, options.recover
     )
+    return _quantized(result, _read(model), options, clock) if options.int8 else result
 
 
 @taking(Options)
@@ -376,6 +388,18 @@ def _finish(
         tried=choice.tried if choice else None,
     )
     return Result(proto, plan, report)
+
+
+def _quantized(result: Result, original: onnx.ModelProto, options: CompressOptions, clock: Clock) -> Result:
+    """The result in int8 where that pays, and what was measured."""
+    given = Given(options.data, options.preprocess, options.calibration_size, options.input_shapes, options.seed)
+    with clock("int8"):
+        found = measured({"original": original, "pruned": result.model}, given, [How(seed=options.seed)], int8=True)
+    _, pruned = found.int8
+    if pruned.pays or options.best_effort:
+        return replace(result, model=pruned.model, int8=found)
+    told = f"int8 gains nothing here: the pruned model becomes {pruned.speedup.point:.2f} times as fast"
+    return replace(result, int8=found, refused=f"{told}; it stays in floats. --best-effort quantizes it all the same")
 
 
 def _cost(analysis: Analysis, kept: Mask, smaller: Model, proto: onnx.ModelProto) -> Cost:

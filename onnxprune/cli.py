@@ -359,11 +359,17 @@ def _write(result: Result, model: Path, out: Path, *, force: bool, stamp: bool, 
 
 def _report(result: Result, out: Path, as_json: bool, quiet: bool) -> None:
     if as_json:
-        show_json(result.report.as_dict() | {"output": str(out)})
+        told = {"int8": result.int8.as_dict(), "refused": result.refused} if result.int8 else {}
+        show_json(result.report.as_dict() | {"output": str(out)} | told)
     elif not quiet:
-        from onnxprune.report import text
+        from onnxprune.report import latency, text
 
         show(text.compression(result.report, out))
+        if result.int8:
+            write("\n")
+            show(latency.benchmark(result.int8))
+    if result.refused:
+        raise TargetError(result.refused)
 
 
 def main() -> None:

@@ -88,6 +88,7 @@ Preprocess = Annotated[
     str | None, _given("HOW", "How raw images become inputs: imagenet, cifar10, unit, ... or size=224,scale=1/255,...")
 ]
 Recover = Annotated[str, _given("NAME", f"Repair after the cut, without training: {', '.join(REPAIRS)}.")]
+IntoInt8 = Annotated[bool, _given(None, "Then quantize on --data, where this processor gains by it.", "--int8")]
 CalibrationSize = Annotated[int, _given("N", "How many calibration inputs are used.")]
 Augment = Annotated[str, _given("HOW", "Mirrored copies of images for the fits: auto, flip, none.")]
 InputRange = Annotated[
@@ -109,6 +110,7 @@ Provider = Annotated[str, _measure("NAME", "Execution provider of onnxruntime.")
 Precision = Annotated[str, _measure("P%", "Width of the speed-up's interval at which a measurement ends.")]
 Seconds = Annotated[str, _measure("TIME", "Time cap of each measurement, e.g. 20s, 1m.")]
 Profile = Annotated[bool, _measure(None, "Also time every layer, under its name in the original.", "--profile")]
+WithInt8 = Annotated[bool, _measure(None, "Also every model in int8, calibrated on --data; and accuracy.", "--int8")]
 PeakMemory = Annotated[bool, _measure(None, "Also measure peak memory.", "--memory/--no-memory")]
 
 Zeros = Annotated[float | None, _choice("F", "Share of every layer's weights that becomes zero.", "--sparsity")]
@@ -217,12 +219,13 @@ class Compression(Planning):
     """All options of `compress`."""
 
     recover: Recover = "auto"
+    int8: IntoInt8 = False
     stamp: Stamp = False
     save_plan: SavePlan = None
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.compress`."""
-        return Selection.arguments(self) | {"recover": self.recover}
+        return Selection.arguments(self) | {"recover": self.recover, "int8": self.int8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +239,10 @@ class Measuring:
     seconds: Seconds = "20s"
     profile: Profile = False
     memory: PeakMemory = True
+    int8: WithInt8 = False
     data: Measured = None
     preprocess: Preprocess = None
+    calibration_size: CalibrationSize = 512
     input_shape: InputShape = None
     seed: Seed = 0
     as_json: AsJson = False
@@ -245,7 +250,7 @@ class Measuring:
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.benchmark`."""
-        names = ("provider", "profile", "memory", "data", "preprocess", "seed")
+        names = ("provider", "profile", "memory", "int8", "data", "preprocess", "calibration_size", "seed")
         parsed: dict[str, Any] = {
             "threads": _counts(self.threads, "--threads"),
             "batch": None if self.batch is None else _counts(self.batch, "--batch"),

@@ -216,11 +216,14 @@ class CompressOptions(Options):
     """What `compress` can be told beyond what decides what leaves."""
 
     recover: str = "auto"
+    int8: bool = False
 
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model."""
         Options.check(self)
         recovery.check_method(self.recover)
+        if self.int8 and self.data is None:
+            raise UsageError("--int8 needs --data: inputs like those of use, on which the ranges are measured")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

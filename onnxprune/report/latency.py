@@ -13,6 +13,7 @@ from onnxprune.validation.bench import Benchmark, Row
 from onnxprune.validation.intervals import Interval
 from onnxprune.validation.kernels import ConvKernel
 from onnxprune.validation.profile import REORDER, NodeTime
+from onnxprune.validation.result import Validation
 
 _LAYERS, _FALLEN = 10, 8  # shown before "n more"
 
@@ -25,6 +26,8 @@ def benchmark(found: Benchmark) -> RenderableType:
         lines(*(f"{letter}: {name} ({si(found.size[name], 'B')})" for name, letter in names.items())),
         _latencies(found.rows, names),
         _speedups(found.rows, names) if several else "",
+        _accuracies(found.accuracy, names) if found.accuracy else "",
+        lines(*_int8(found, names)),
         lines(*_kernels(found, names)),
         *(_profile(found.layers, names) if found.layers else ()),
         lines(*_setting(found), *(f"Note: {note}." for note in found.notes)),
@@ -38,7 +41,7 @@ def _latencies(rows: Sequence[Row], names: dict[str, str]) -> Table:
         t = r.timing
         times = [duration(x) for x in (t.p50, t.p90, t.p99)]
         memory = "-" if r.memory is None else si(r.memory, "B")
-        rest = (f"{r.throughput:.4g}", duration(t.first), duration(t.load), memory)
+        rest = (si(r.throughput), duration(t.first), duration(t.load), memory)
         made.add_row(*_which(r, rows, names[r.model]), *times, *rest)
     return made
 
@@ -51,6 +54,34 @@ def _speedups(rows: Sequence[Row], names: dict[str, str]) -> Table:
         name = names[r.model] if r.speedup else f"{first} again"
         made.add_row(*_which(r, rows, name), f"{shown.point:.3f}", span(shown), r.verdict or "noise floor")
     return made
+
+
+def _accuracies(found: dict[str, Validation], names: dict[str, str]) -> RenderableType:
+    """Agreement with the first model, and the metric of all where there are labels."""
+    first, metric = next(iter(names.values())), next(iter(found.values())).metric
+    made = new_table(
+        ("", "<"), (metric.metric if metric else "", ">"), (f"drop to {first}", ">"), ("same answers", ">")
+    )
+    if metric:
+        made.add_row(first, _value(metric.original, metric.rate), "", "")
+    for name, v in found.items():
+        m, same = v.metric, v.agreement.get("top1", v.agreement["cosine"])
+        drop = f"{m.drop.point:.2f} ({m.drop.low:.2f} .. {m.drop.high:.2f})" if m else ""
+        made.add_row(names[name], _value(m.candidate, m.rate) if m else "", drop, percent(same.point))
+    return made
+
+
+def _value(value: float, rate: bool) -> str:
+    return percent(value) if rate else f"{value:.4g}"
+
+
+def _int8(found: Benchmark, names: dict[str, str]) -> Iterator[str]:
+    for x in found.int8:
+        gain = f"{x.speedup.point:.3f} ({span(x.speedup)})"
+        told = f"int8 makes {names[x.name]} {gain} times as fast: {x.verdict}."
+        yield told if x.pays else f"{told} It gains nothing here: keep the floats."
+    if found.int8 and not found.environment["int8"]:
+        yield "This processor has no instructions for int8 (VNNI or dot products)."
 
 
 def _varying(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -182,7 +182,8 @@ def told(goal: Goal) -> str:
 
 def missed(v: Validation) -> str:
     """Why a gate does not let the candidate through."""
-    problems = [f"{option(g.name)}: {g.verdict}: {told(g)}" for g in v.goals if g.verdict != "pass"]
+    fatal = {"fail"} if v.doubt == "pass" else {"fail", "inconclusive"}
+    problems = [f"{option(g.name)}: {g.verdict}: {told(g)}" for g in v.goals if g.verdict in fatal]
     return f"the candidate '{v.candidate}' does not meet its goals: {'. '.join(problems)}"
 
 

@@ -67,8 +67,8 @@ class Scores:
             kept.append(found if self.metric.each is None else self.metric.each(found, targets))
         if self.metric.each is None:
             self._kept[2].append(targets)
+            self._count()
         self._samples += len(labels)
-        self._count()
 
     def _count(self) -> None:
         for kept in self._kept:
@@ -135,16 +135,16 @@ class Scores:
             )
         drop = _widened(drop, self._samples, 1.0 if m.rate else max(abs(a), abs(b)), always=m.needs == "classes")
         scale = 100 if m.rate else 1
-        shown = Interval(drop.point * scale, drop.low * scale, drop.high * scale)
+        shown = Interval(*(float(scale * x) + 0.0 for x in (drop.point, drop.low, drop.high)))
         return Comparison(m.name, output, m.higher, m.rate, float(a), float(b), shown, lost, gained)
 
 
 def _widened(drop: Interval, n: int, scale: float, always: bool) -> Interval:
     """What samples that were not drawn may do: resampling cannot show it where no sample, or hardly any, differs."""
     half = score_bound(n) * scale
-    if not always and drop.low < drop.high:
-        return drop
-    return Interval(drop.point, min(drop.low, drop.point - half), max(drop.high, drop.point + half))
+    if always or drop.low == drop.high:
+        drop = Interval(drop.point, min(drop.low, drop.point - half), max(drop.high, drop.point + half))
+    return drop
 
 
 def _joined(kept: list[Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,20 @@ from onnxprune.data import open_data
 from onnxprune.errors import UsageError
 from onnxprune.files import file_bytes
 from onnxprune.graph import Array
+from onnxprune.quantize import quantize
 from onnxprune.runtime import CPU, default_threads, input_specs
+from onnxprune.validation.bootstrap import ratio_interval
 from onnxprune.validation.environment import environment
 from onnxprune.validation.feeds import Shapes, made_up
 from onnxprune.validation.intervals import Interval
 from onnxprune.validation.kernels import ConvKernel, Kernels, blocked, fell_off
-from onnxprune.validation.latency import How, Source, Timing, Verdict, loaded, measure, verdict
+from onnxprune.validation.latency import How, Measured, Source, Timing, Verdict, loaded, measure, verdict
 from onnxprune.validation.memory import peak_memory
-from onnxprune.validation.profile import NodeTime, profile, ran_on
+from onnxprune.validation.profile import NodeTime, ran_on
+from onnxprune.validation.profile import profile as profiled
+from onnxprune.validation.result import Validation, validate
 
+_CALIBRATION_BATCH = 16
 _LOG = logging.getLogger("onnxprune")
 
 
@@ -53,11 +58,37 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Int8:
+    """A model and what int8 makes of it.
+
+    quantized: name of the int8 model, model: itself (ONNX, in memory). speedup: latency of the float model by that of
+    the int8 one, with the first of the threads and batches; verdict: whether that is a gain.
+    """
+
+    name: str
+    quantized: str
+    model: ModelProto = field(repr=False)
+    speedup: Interval
+    verdict: Verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the model, as JSON holds it."""
+        plain = {k: getattr(self, k) for k in ("name", "quantized", "verdict")}
+        return plain | {"speedup": self.speedup.as_dict()}
+
+    @property
+    def pays(self) -> bool:
+        """Whether int8 is faster; in doubt, whether it looks so."""
+        return self.verdict == "faster" or (self.verdict == "inconclusive" and self.speedup.point > 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Benchmark:
     """What `benchmark` found; all by model name where not a row.
 
     layers: time per node, with `profile`. fell_off: convolutions that the first model runs in blocked layout and this
-    one does not. nodes: how many nodes each execution provider really ran.
+    one does not. nodes: how many nodes each execution provider really ran. accuracy: of the models beside the first,
+    with `int8`.
     """
 
     rows: tuple[Row, ...]
@@ -67,11 +98,13 @@ class Benchmark:
     nodes: dict[str, dict[str, int]]
     layers: dict[str, tuple[NodeTime, ...]]
     environment: dict[str, Any]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    int8: tuple[Int8, ...] = ()
+    accuracy: dict[str, Validation] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON holds it."""
-        models = {
+        models: dict[str, dict[str, Any]] = {
             name: {
                 "bytes": size,
                 "kernels": self.kernels[name].as_dict(),
@@ -81,8 +114,12 @@ class Benchmark:
             }
             for name, size in self.size.items()
         }
-        rows = [row.as_dict() for row in self.rows]
-        return {"rows": rows, "models": models, "environment": self.environment, "notes": list(self.notes)}
+        told = {"rows": [row.as_dict() for row in self.rows], "models": models, "environment": self.environment}
+        told |= {"int8": [x.as_dict() for x in self.int8]} if self.int8 else {}
+        for name, found in self.accuracy.items():
+            models[name]["metric"] = found.metric and found.metric.as_dict()
+            models[name]["agreement"] = {n: i.as_dict() for n, i in found.agreement.items()}
+        return told | {"notes": list(self.notes)}
 
 
 def benchmark(
@@ -95,8 +132,10 @@ def benchmark(
     seconds: float = 20.0,
     profile: bool = False,
     memory: bool = True,
+    int8: bool = False,
     data: Any = None,
     preprocess: str | None = None,
+    calibration_size: int = 512,
     input_shapes: Shapes | None = None,
     seed: int = 0,
 ) -> Benchmark:
@@ -105,67 +144,124 @@ def benchmark(
     models: paths or protos (not changed). threads: of one operator. batch: first dimension of the inputs where it is
     symbolic. provider: an execution provider of onnxruntime. precision: width of the speed-up's interval, relative to
     it, at which a measurement ends; seconds: time cap of each. profile: also time every node. memory: also measure peak
-    memory. data, preprocess: inputs as `compress` takes them (random unless given); input_shapes: sizes that the models
-    leave open. Raises UsageError, ModelError for a model that fails, DataError for data that do not fit.
+    memory. int8: also quantize every model, calibrated on `calibration_size` inputs of the data, and compare outputs
+    (accuracy where there are labels) with the first model's. data, preprocess: inputs as `compress` takes them (random
+    unless given); input_shapes: sizes that the models leave open. Raises UsageError, ModelError for a model that fails,
+    DataError for data that do not fit.
     """
     sources = [models] if isinstance(models, str | Path | ModelProto) else list(models)
     counts = [threads] if isinstance(threads, int) else list(threads)
     batches = [batch] if isinstance(batch, int) or batch is None else list(batch)
-    _check(sources, counts, batches, precision, seconds)
-    protos = dict(zip(_names(sources), map(loaded, sources), strict=True))
-    inputs = {b: _feeds(protos, b, data, preprocess, input_shapes, seed) for b in batches}
-    first = inputs[batches[0]]
+    given = Given(data, preprocess, calibration_size, input_shapes, seed)
+    _check(sources, counts, batches, How(min(counts, default=1), provider, precision, seconds, seed))
+    protos = dict(zip(names(sources), map(loaded, sources), strict=True))
+    return measured(
+        protos, given, [How(n, provider, precision, seconds, seed) for n in counts], batches, profile, memory, int8
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Inputs to measure with; `benchmark` says what each means."""
+
+    data: Any = None
+    preprocess: str | None = None
+    calibration_size: int = 512
+    shapes: Shapes | None = None
+    seed: int = 0
+
+
+def measured(
+    protos: Mapping[str, ModelProto],
+    given: Given,
+    hows: Sequence[How],
+    batches: Sequence[int | None] = (None,),
+    profile: bool = False,
+    memory: bool = True,
+    int8: bool = False,
+) -> Benchmark:
+    """Measure models by name, in every way and with every batch; see `benchmark`."""
+    quantized = _quantized(protos, given) if int8 else {}
+    protos = {**protos, **{_in_int8(name): q for name, q in quantized.items()}}
+    inputs = {b: _feeds(protos, b, given) for b in batches}
+    how, first = hows[0], inputs[batches[0]]
     _LOG.info("kernels")
     kernels = {name: blocked(p) for name, p in protos.items()}
     base = next(iter(kernels.values()))
-    rows: list[Row] = []
-    for size in batches:
-        for count in counts:
-            how = How(count, provider, precision, seconds, seed)
-            rows += _configuration(protos, inputs[size], how, memory)
+    found = [(h, b, _rounds(protos, inputs[b], h)) for b in batches for h in hows]
+    rows = [row for h, b, times in found for row in _rows(times, protos, inputs[b], h, memory)]
     return Benchmark(
         rows=tuple(rows),
         size={name: file_bytes(p) for name, p in protos.items()},
         kernels=kernels,
         fell_off={name: fell_off(base, k) for name, k in kernels.items()},
-        nodes={name: ran_on(p, first[name], counts[0], provider) for name, p in protos.items()},
-        layers=_layers(protos, first, counts[0], provider) if profile else {},
-        environment=environment(counts[0], provider),
-        notes=tuple(_notes(rows, counts, precision, data is None)),
+        nodes={name: ran_on(p, first[name], how.threads, how.provider) for name, p in protos.items()},
+        layers=_layers(protos, first, how.threads, how.provider) if profile else {},
+        environment=environment(how.threads, how.provider),
+        notes=tuple(_notes(rows, [h.threads for h in hows], how.precision, given.data is None)),
+        int8=tuple(_gains(found[0][2], list(protos), quantized)),
+        accuracy=_accuracy(protos, given) if int8 else {},
     )
+
+
+def _in_int8(name: str) -> str:
+    return f"{name} in int8"
+
+
+def _quantized(protos: Mapping[str, ModelProto], given: Given) -> dict[str, ModelProto]:
+    """Every model in int8, calibrated on the same inputs."""
+    if given.data is None:
+        raise UsageError("--int8 needs --data: inputs like those of use, on which the ranges are measured")
+    made = {}
+    for name, proto in protos.items():
+        _LOG.info("quantizing %s", name)
+        data = open_data(given.data, input_specs(proto), preprocess=given.preprocess)
+        batches = data.batches(_CALIBRATION_BATCH, limit=given.calibration_size, seed=given.seed)
+        made[name] = quantize(proto, (b.inputs for b in batches))
+    return made
+
+
+def _gains(found: Measured, order: Sequence[str], quantized: Mapping[str, ModelProto]) -> Iterator[Int8]:
+    for name, model in quantized.items():
+        floats, ints = (found.times[:, 1 + order.index(n)] for n in (name, _in_int8(name)))
+        speedup = ratio_interval(floats, ints, found.seed)
+        yield Int8(name, _in_int8(name), model, speedup, verdict(speedup, found.noise))
+
+
+def _accuracy(protos: Mapping[str, ModelProto], given: Given) -> dict[str, Validation]:
+    """Every model beside the first, on all of the data."""
+    _LOG.info("comparing outputs")
+    first, *others = protos.items()
+    return {
+        name: validate(first[1], proto, data=given.data, preprocess=given.preprocess, seed=given.seed)
+        for name, proto in others
+    }
 
 
 def _check(
     sources: Sequence[Source],
     threads: Sequence[int],
     batches: Sequence[int | None],
-    precision: float,
-    seconds: float,
+    how: How,
 ) -> None:
     if not (sources and threads and batches):
         raise UsageError("give at least one model, one number of threads and one batch size")
-    How(min(threads), "", precision, seconds).check()
+    how.check()
     if wrong := [b for b in batches if b is not None and b < 1]:
         raise UsageError(f"--batch {wrong[0]}: give at least 1")
 
 
-def _names(sources: Sequence[Source]) -> list[str]:
+def names(sources: Sequence[Source]) -> list[str]:
     """What the models are called: paths as given, with a number where one is given twice."""
     names = [s.graph.name or "model" if isinstance(s, ModelProto) else str(s) for s in sources]
     return [n if names.count(n) == 1 else f"{n} ({names[: i + 1].count(n)})" for i, n in enumerate(names)]
 
 
-def _feeds(
-    protos: Mapping[str, ModelProto],
-    batch: int | None,
-    data: Any,
-    preprocess: str | None,
-    shapes: Shapes | None,
-    seed: int,
-) -> dict[str, dict[str, Array]]:
+def _feeds(protos: Mapping[str, ModelProto], batch: int | None, given: Given) -> dict[str, dict[str, Array]]:
     """Inputs of every model: those of the data, or random ones, which are the same where the inputs are."""
-    random = {name: made_up(p, batch, shapes, seed) for name, p in protos.items()} if data is None else {}
-    return random or {name: _real(p, batch or 1, data, preprocess) for name, p in protos.items()}
+    if given.data is None:
+        return {name: made_up(p, batch, given.shapes, given.seed) for name, p in protos.items()}
+    return {name: _real(p, batch or 1, given.data, given.preprocess) for name, p in protos.items()}
 
 
 def _real(proto: ModelProto, batch: int, data: Any, preprocess: str | None) -> dict[str, Array]:
@@ -173,32 +269,34 @@ def _real(proto: ModelProto, batch: int, data: Any, preprocess: str | None) -> d
     return next(iter(opened.batches(batch))).inputs
 
 
-def _configuration(
-    protos: Mapping[str, ModelProto], inputs: Mapping[str, Mapping[str, Array]], how: How, memory: bool
-) -> list[Row]:
-    """Rows of all models with one number of threads and one batch."""
+def _rounds(protos: Mapping[str, ModelProto], inputs: Mapping[str, Mapping[str, Array]], how: How) -> Measured:
     _LOG.info("measuring with %s threads", how.threads)
-    peak = {
-        n: peak_memory(p, inputs[n], threads=how.threads, provider=how.provider) for n, p in protos.items() if memory
-    }
-    found = measure(list(protos.values()), list(inputs.values()), how)
-    rows, noise = [], found.noise
-    for i, name in enumerate(protos):
+    return measure(list(protos.values()), list(inputs.values()), how)
+
+
+def _rows(
+    found: Measured,
+    protos: Mapping[str, ModelProto],
+    inputs: Mapping[str, Mapping[str, Array]],
+    how: How,
+    memory: bool,
+) -> Iterator[Row]:
+    """Rows of all models with one number of threads and one batch."""
+    noise = found.noise
+    for i, (name, proto) in enumerate(protos.items()):
         batch = next((len(a) for a in inputs[name].values() if a.ndim), 1)
         timing, speedup = found.timing(i), found.speedup(i) if i else None
         said = verdict(speedup, noise) if speedup else None
+        peak = peak_memory(proto, inputs[name], threads=how.threads, provider=how.provider) if memory else None
         throughput = batch / timing.p50
-        rows.append(
-            Row(name, how.threads, batch, timing, found.median(i), speedup, noise, said, throughput, peak.get(name))
-        )
-    return rows
+        yield Row(name, how.threads, batch, timing, found.median(i), speedup, noise, said, throughput, peak)
 
 
 def _layers(
     protos: Mapping[str, ModelProto], inputs: Mapping[str, Mapping[str, Array]], threads: int, provider: str
 ) -> dict[str, tuple[NodeTime, ...]]:
     _LOG.info("profiling")
-    return {n: profile(p, inputs[n], threads=threads, provider=provider) for n, p in protos.items()}
+    return {n: profiled(p, inputs[n], threads=threads, provider=provider) for n, p in protos.items()}
 
 
 def _notes(rows: Sequence[Row], threads: Sequence[int], precision: float, random: bool) -> list[str]:

@@ -61,7 +61,7 @@ class Kernels:
 
 
 def blocked(model: ModelProto) -> Kernels:
-    """Which convolutions onnxruntime runs in blocked layout on this processor.
+    """Which convolutions onnxruntime runs in blocked layout on this processor; those on quantized inputs do not count.
 
     model: not changed. Raises ModelError when onnxruntime does not load it.
     """
@@ -71,7 +71,8 @@ def blocked(model: ModelProto) -> Kernels:
     kernel = {name: node for node in optimised.node for name in origin[node.name]}
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     given = {i.name for i in model.graph.input}
-    convs = [n for n in model.graph.node if n.op_type == "Conv" and n.name in kernel]
+    ints = {o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
+    convs = [n for n in model.graph.node if n.op_type == "Conv" and n.name in kernel and n.input[0] not in ints]
     return Kernels(tuple(_conv(n, kernel[n.name], shapes.get(n.input[1]), n.input[1] in given) for n in convs))
 
 

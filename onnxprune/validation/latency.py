@@ -36,7 +36,8 @@ Times = NDArray[np.float64]
 
 MIN_ROUNDS, MAX_ROUNDS = 30, 20_000
 _WARM_RUNS, _WARM_SECONDS = 5, 0.2
-_PLACEMENT = 0.01  # two sessions of one model differed by up to half of it, for as long as they lived
+_SITTINGS, _SHORTEST = 8, 0.05  # new sessions so often, where there is time; least set-up in seconds that counts
+_PLACEMENT = 0.01  # smaller differences come from where memory lies, and count for nothing
 _GROWTH = 1.4  # rounds between two looks at the intervals: looking often makes them too narrow
 
 
@@ -193,25 +194,74 @@ def measure(models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How) -> M
     """Run several models, each on its feeds, in rounds; the first is the baseline. Raises as `pair` does."""
     how.check()
     deadline = time.perf_counter() + how.seconds
-    rng = np.random.default_rng(how.seed)
-    columns = list(zip((models[0], *models), (feeds[0], *feeds), strict=True))
-    load, made = [0.0] * len(columns), dict[int, Run]()
-    for i in rng.permutation(len(columns)):  # which comes first decides where its memory lies
-        start = time.perf_counter()
-        model, inputs = columns[i]
-        one = produced(model, how.threads, how.provider)
-        load[i], made[int(i)] = time.perf_counter() - start, one.bind(inputs)
-    runs = [made[i] for i in range(len(columns))]
 
-    def work(timer: Timer) -> tuple[Times, tuple[float, ...]]:
-        first, steady = zip(*(_warm(partial(timer, run), how.seconds) for run in runs), strict=True)
-        _check_cap(sum(steady), deadline - time.perf_counter(), how.seconds)
-        rounds = _rounds(lambda i: timer(runs[i]), len(runs), rng)
+    def work(timer: Timer) -> Measured:
+        first = _sitting(timer, models, feeds, how, np.random.default_rng(how.seed), _WARM_SECONDS)
+        _check_cap(sum(first.quickest), deadline - time.perf_counter(), how.seconds)
+        sittings = [first]
+        needed = min(_SITTINGS, int(how.seconds / 2 / (1.5 * first.rounds)))
+        rounds = _rounds(timer, models, feeds, how, sittings)
         with _no_collection():
-            return until(rounds, lambda times: precise(times, how.precision), deadline, time.perf_counter), first
+            times = until(
+                rounds,
+                lambda times: len(sittings) >= needed and precise(times, how.precision),
+                deadline,
+                time.perf_counter,
+            )
+        return Measured(times, first.first, first.load, how.seed)
 
-    times, first = timing(work)
-    return Measured(times, first, tuple(load), how.seed)
+    return timing(work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sitting:
+    """Sessions of all models, the baseline's second one first, warmed up; seconds per session.
+
+    Where the memory of a session lies makes it faster or slower for as long as it lives, by up to a few percent for
+    models of less than a millisecond. New sessions, made in random order, turn that into noise that intervals show.
+    """
+
+    runs: tuple[Run, ...]
+    load: tuple[float, ...]
+    first: tuple[float, ...]
+    quickest: tuple[float, ...]
+
+    @property
+    def rounds(self) -> float:
+        """Seconds of rounds: twice what the next set-up will take."""
+        return 2 * max(sum(self.load) + _WARM_RUNS * sum(self.quickest), _SHORTEST)
+
+
+def _sitting(
+    timer: Timer,
+    models: Sequence[ModelProto],
+    feeds: Sequence[Feeds],
+    how: How,
+    rng: np.random.Generator,
+    warm: float = 0.0,
+) -> _Sitting:
+    columns = list(zip((models[0], *models), (feeds[0], *feeds), strict=True))
+    load, runs = [0.0] * len(columns), dict[int, Run]()
+    for i in map(int, rng.permutation(len(columns))):
+        before = time.perf_counter()
+        made = produced(columns[i][0], how.threads, how.provider)
+        load[i], runs[i] = time.perf_counter() - before, made.bind(columns[i][1])
+    ordered = tuple(runs[i] for i in range(len(columns)))
+    first, quickest = zip(*(_warm(partial(timer, run), warm, how.seconds) for run in ordered), strict=True)
+    return _Sitting(ordered, tuple(load), first, quickest)
+
+
+def _rounds(
+    timer: Timer, models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How, sittings: list[_Sitting]
+) -> Iterator[Times]:
+    """Rounds of the last of the sittings, to which new ones are added from time to time."""
+    rng = np.random.default_rng([how.seed, 1])
+    while True:
+        now = sittings[-1]
+        end = time.perf_counter() + now.rounds
+        while time.perf_counter() < end:
+            yield one_round(lambda i: timer(now.runs[i]), len(now.runs), rng)  # noqa: B023 - called at once
+        sittings.append(_sitting(timer, models, feeds, how, rng))
 
 
 def produced(model: ModelProto, threads: int, provider: str = CPU) -> Session:
@@ -220,10 +270,10 @@ def produced(model: ModelProto, threads: int, provider: str = CPU) -> Session:
     return session(content, optimize=True, threads=threads, provider=provider)
 
 
-def _warm(run: Callable[[], float], seconds: float) -> tuple[float, float]:
-    """The first run, and the quickest of those after it, in seconds."""
+def _warm(run: Callable[[], float], least: float, seconds: float) -> tuple[float, float]:
+    """The first run, and the quickest of those after it, in seconds; so many that they take `least` seconds."""
     first, rest = run(), [run()]
-    while len(rest) + 1 < _WARM_RUNS or first + sum(rest) < _WARM_SECONDS:
+    while len(rest) + 1 < _WARM_RUNS or first + sum(rest) < least:
         if first + sum(rest) > seconds / 10:  # a slow model, whose caches two runs have warmed
             break
         rest.append(run())
@@ -240,13 +290,12 @@ def _check_cap(one_round: float, left: float, seconds: float) -> None:
         )
 
 
-def _rounds(run: Callable[[int], float], count: int, rng: np.random.Generator) -> Iterator[Times]:
-    """Seconds of every session, run in an order that is new every time."""
-    while True:
-        row = np.empty(count)
-        for i in rng.permutation(count):
-            row[i] = run(i)
-        yield row
+def one_round(run: Callable[[int], float], count: int, rng: np.random.Generator) -> Times:
+    """Seconds of every session, run in random order."""
+    row = np.empty(count)
+    for i in rng.permutation(count):
+        row[i] = run(i)
+    return row
 
 
 def until(

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from onnxprune.data.columns import describe
-from onnxprune.errors import DataError, UsageError
+from onnxprune.errors import DataError
 from onnxprune.graph import Array
 from onnxprune.validation.metrics import Metric, Needs
 
@@ -80,13 +80,9 @@ def reading(
 ) -> Reading:
     """How a metric reads a model's outputs; decided on the first batch.
 
-    wanted: the name of the output; without it the first that fits is taken. Raises UsageError for an unknown output,
-    DataError where none fits the metric and the labels.
+    wanted: the name of the output; without it the first that fits is taken. Raises DataError where none fits
+    the metric and the labels.
     """
-    if wanted is not None and wanted not in outputs:
-        raise UsageError(
-            f"--output-name {wanted!r} is none of the outputs with one row per sample: {', '.join(outputs)}"
-        )
     if metric.needs == "outputs":
         return Reading(wanted or "", "outputs")
     fitting = _fits_values if metric.needs == "values" else _fits_classes

@@ -143,6 +143,10 @@ def compare(
         if names is None:
             feeds, names = batch.part(0, data.batching(1)[0]).inputs, _rows(a, len(batch), notes)
             a, b = ({n: x[n] for n in names} for x in (a, b))
+            if output is not None and output not in names:
+                raise UsageError(
+                    f"--output-name {output!r} is none of the outputs with rows of numbers: {', '.join(names)}"
+                )
             wanted = _metric(wanted, a, batch.labels, output, notes)
             if wanted is not None:
                 scores = Scores(wanted, original.proto, output, memory, seed)

@@ -18,7 +18,18 @@ from onnxprune.errors import DataError, FileError, ModelError, UsageError
 from onnxprune.validation import latency
 from onnxprune.validation.bootstrap import width
 from onnxprune.validation.intervals import Interval
-from onnxprune.validation.latency import MIN_ROUNDS, How, Measured, Timing, measure, pair, precise, until, verdict
+from onnxprune.validation.latency import (
+    MIN_ROUNDS,
+    How,
+    Measured,
+    Timing,
+    measure,
+    one_round,
+    pair,
+    precise,
+    until,
+    verdict,
+)
 
 SMALL = "g (float[N,8] x) => (float[N,8] y) <float[8,8] w> { y = MatMul(x, w) }"
 FAILS = "g (float[2,3] x, int64[1] s) => (float[M] y) { y = Reshape(x, s) }"
@@ -112,8 +123,8 @@ def test_at_least_the_minimum_of_rounds():
 def test_every_round_runs_all_in_random_order():
     """Each round runs every session once; the order changes from round to round."""
     seen = []
-    rounds = latency._rounds(lambda i: seen.append(i) or float(i), 3, np.random.default_rng(0))
-    rows = [next(rounds) for _ in range(20)]
+    rng = np.random.default_rng(0)
+    rows = [one_round(lambda i: seen.append(i) or float(i), 3, rng) for _ in range(20)]
     orders = np.array(seen).reshape(20, 3)
     assert all((row == [0, 1, 2]).all() for row in rows)
     assert (np.sort(orders, axis=1) == [0, 1, 2]).all()
@@ -157,6 +168,19 @@ def test_models_are_not_changed():
     before = model.SerializeToString(deterministic=True)
     pair(model, "fixtures/vgg_dynamo.onnx", seconds=1, precision=0.5)
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_sessions_are_made_anew(monkeypatch):
+    """A measurement of a small model goes over several sets of sessions, each made in an order of its own."""
+    made, produced = [], latency.produced
+    monkeypatch.setattr(latency, "produced", lambda m, *rest: made.append(m.graph.name) or produced(m, *rest))
+    a, b = proto(SMALL), proto(SMALL.replace("g (", "h (", 1))
+    x = {"x": np.ones((1, 8), np.float32)}
+    measure([a, b], [x, x], How(seconds=5, precision=0.5))
+    orders = ["".join(made[i : i + 3]) for i in range(0, len(made), 3)]
+    assert len(orders) >= 8
+    assert {"".join(sorted(o)) for o in orders} == {"ggh"}
+    assert len(set(orders)) == 3
 
 
 def test_collection_is_off_while_measuring(monkeypatch):
