@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from onnxprune import errors
     from onnxprune.analysis import Analysis
     from onnxprune.api import Result, analyze, apply_plan, clean, compress, diff, explain, make_plan
+    from onnxprune.bundle import absorb, handoff
     from onnxprune.criteria import criterion
     from onnxprune.plan import Plan
     from onnxprune.report import Report
     from onnxprune.rules import rule
+    from onnxprune.tuning import finetune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Report",
     "Result",
     "__version__",
+    "absorb",
     "analyze",
     "apply_plan",
     "clean",
@@ -36,6 +39,8 @@ __all__ = [
     "diff",
     "errors",
     "explain",
+    "finetune",
+    "handoff",
     "make_plan",
     "rule",
 ]
@@ -45,7 +50,10 @@ _HOME = dict.fromkeys(_API, "api") | {
     "Analysis": "analysis",
     "Plan": "plan",
     "Report": "report",
+    "absorb": "bundle",
     "criterion": "criteria",
+    "finetune": "tuning",
+    "handoff": "bundle",
     "rule": "rules",
 }
 

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from onnxprune import __version__
+from onnxprune import __version__, tuning_commands, tuning_options
 from onnxprune import options as o
-from onnxprune.errors import Exit, FileError, UsageError
+from onnxprune.errors import Exit, UsageError
 from onnxprune.signature import taking
 from onnxprune.terminal import boundary, progress, show, show_json, write
 
 # Everything else is imported inside the commands, so that --help does not wait for onnx, onnxruntime and scipy.
 if TYPE_CHECKING:
     from onnxprune.api import Result
+    from onnxprune.stages import Staged
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,33 +47,27 @@ def _version(wanted: bool) -> None:
 Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
 
 
-def _beside(model: Path, suffix: str) -> Path:
-    """Where a result goes that -o does not name."""
-    if not model.name:
-        raise FileError(f"{str(model)!r} is a folder, not a model")
-    return model.with_suffix(suffix)
-
-
 @app.callback()
 def _root(version: Version = False) -> None:
     """Structured pruning of exported ONNX models: smaller and faster, from the graph alone."""
 
 
 @app.command(cls=_Guarded)
-@taking(o.Compression)
-def compress(model: o.Source, given: o.Compression) -> None:
+@taking(tuning_options.Compression)
+def compress(model: o.Source, given: tuning_options.Compression) -> None:
     """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
 
-    Give one of --flops, --params and --size. Writes MODEL.pruned.onnx unless -o names another file.
+    Give one of --flops, --params and --size. Writes MODEL.pruned.onnx unless -o names another file. With --finetune,
+    the result is then trained to answer as the original does.
     """
     with progress(given.quiet):
-        from onnxprune import api
+        from onnxprune import stages
 
-        out = given.output or _beside(model, ".pruned.onnx")
+        out = given.output or o.beside(model, ".pruned.onnx")
         _check_outputs(model, out, given.save_plan, given.force)
-        result = api.compress(model, **given.arguments())
-        _write(result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
-    _report(result, out, given.as_json, given.quiet)
+        done = stages.staged(model, given.arguments(), steps=given.steps, tuning=given.tuning())
+        _write(done.result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
+    _report(done, out, given.as_json, given.quiet)
 
 
 @app.command(cls=_Guarded)
@@ -110,13 +105,13 @@ def apply(
     with progress(given.quiet):
         from onnxprune import api, files
 
-        out = given.output or _beside(model, ".pruned.onnx")
+        out = given.output or o.beside(model, ".pruned.onnx")
         files.check_output(out, plan_file, given.force)
         _check_outputs(model, out, None, given.force)
         decided = api.read_plan(plan_file)
         result = api.apply_plan(model, decided, recover=given.recover, **given.inputs())
         _write(result, model, out, force=given.force, stamp=given.stamp)
-    _report(result, out, given.as_json, given.quiet)
+    _report(Staged(result, ()), out, given.as_json, given.quiet)
 
 
 @app.command(cls=_Guarded)
@@ -171,7 +166,7 @@ def clean(
         from onnxprune import api, files
         from onnxprune.report import text
 
-        out = output or _beside(model, ".clean.onnx")
+        out = output or o.beside(model, ".clean.onnx")
         files.check_output(out, model, force)
         cleaned, notes = api.cleaned(model)
         files.write_model(cleaned, out, source=model, force=force)
@@ -201,6 +196,10 @@ def diff(
         show(text.difference(change, before, after))
     if exit_code and change:
         raise typer.Exit(int(Exit.TARGET))
+
+
+for _command in (tuning_commands.finetune, tuning_commands.handoff, tuning_commands.absorb):
+    app.command(cls=_Guarded)(_command)
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
@@ -237,13 +236,20 @@ def _write(result: Result, model: Path, out: Path, *, force: bool, stamp: bool, 
         raise
 
 
-def _report(result: Result, out: Path, as_json: bool, quiet: bool) -> None:
+def _report(done: Staged, out: Path, as_json: bool, quiet: bool) -> None:
+    """The cut, and what training did after it."""
+    report, tuned = done.result.report, done.tuned
     if as_json:
-        show_json(result.report.as_dict() | {"output": str(out)})
+        trained = {"tuning": [r.as_dict() for r in tuned]} if tuned else {}
+        show_json(report.as_dict() | trained | {"output": str(out)})
     elif not quiet:
         from onnxprune.report import text
 
-        show(text.compression(result.report, out))
+        show(text.compression(report, out))
+        for each in tuned:
+            tuning_commands.tell(each, out, as_json=False, quiet=False)
+    for each in tuned:
+        tuning_commands.end(each, out, written=True)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # From the bottom up; a module imports from its own layer or from those below it. A package stands for all its modules.
 LAYERS = (
     ("errors", "factors", "signature", "stored"),
-    ("header", "terminal"),
+    ("external", "header", "terminal"),
     ("graph",),
     ("analysis", "check"),
     ("files",),
@@ -31,13 +31,17 @@ LAYERS = (
     ("ops", "reasons"),
     ("couple",),
     ("cost", "criteria", "masking"),
-    ("allocate", "cut", "plan"),
+    ("allocate", "cut", "plan", "trainable"),
     ("difference", "explanation", "recover", "synthesize", "verify"),
     ("calibration",),
     ("recovery",),
     ("provenance", "report", "settings"),
     ("budget",),
-    ("api", "options"),
+    ("api", "distill", "options"),
+    ("student", "tuning_options"),
+    ("bundle", "tuning"),
+    ("stages", "training_script"),
+    ("tuning_commands",),
     ("cli",),
     ("__main__",),
 )
