@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from onnxprune.terminal import boundary, progress, show, show_json, write
 # Everything else is imported inside the commands, so that --help does not wait for onnx, onnxruntime and scipy.
 if TYPE_CHECKING:
     from onnxprune.api import Result
-    from onnxprune.stages import Staged
+    from onnxprune.report.tuning import TuneReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +68,7 @@ def compress(model: o.Source, given: tuning_options.Compression) -> None:
         _check_outputs(model, out, given.save_plan, given.force)
         done = stages.staged(model, given.arguments(), steps=given.steps, tuning=given.tuning())
         _write(done.result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
-    _report(done, out, given.as_json, given.quiet)
+    _report(done.result, out, given.as_json, given.quiet, done.tuned)
 
 
 @app.command(cls=_Guarded)
@@ -111,7 +112,7 @@ def apply(
         decided = api.read_plan(plan_file)
         result = api.apply_plan(model, decided, recover=given.recover, **given.inputs())
         _write(result, model, out, force=given.force, stamp=given.stamp)
-    _report(Staged(result, ()), out, given.as_json, given.quiet)
+    _report(result, out, given.as_json, given.quiet)
 
 
 @app.command(cls=_Guarded)
@@ -236,9 +237,9 @@ def _write(result: Result, model: Path, out: Path, *, force: bool, stamp: bool, 
         raise
 
 
-def _report(done: Staged, out: Path, as_json: bool, quiet: bool) -> None:
+def _report(result: Result, out: Path, as_json: bool, quiet: bool, tuned: Sequence[TuneReport] = ()) -> None:
     """The cut, and what training did after it."""
-    report, tuned = done.result.report, done.tuned
+    report = result.report
     if as_json:
         trained = {"tuning": [r.as_dict() for r in tuned]} if tuned else {}
         show_json(report.as_dict() | trained | {"output": str(out)})

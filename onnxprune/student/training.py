@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from onnxprune import files, runtime
+from onnxprune import runtime
+from onnxprune.distill import checkpoint
 from onnxprune.distill.samples import Arrays, Rows, Samples, Teacher
 from onnxprune.distill.settings import TuneOptions
 from onnxprune.errors import ModelError
@@ -28,6 +26,7 @@ _LOG = logging.getLogger("onnxprune")
 _EVERY = 0.5  # seconds between signs of progress
 _WARM_UP = 0.1  # share of the steps, at most one epoch
 _MOMENTUM = 0.9
+_RESUMED = ("epoch", "history", "best_epoch", "images", "shares", "stopped")  # of a course, in a checkpoint
 Weights = dict[str, Tensor]
 OnEpoch = Callable[[int, Mapping[str, Any]], None]
 
@@ -230,46 +229,33 @@ class Training:
     def _save(self) -> None:
         if self.options.checkpoint is None:
             return
-        course = self._course
-        state = {
-            "key": self._key,
-            "weights": self._weights(),
-            "optimizer": self._optimizer.state_dict(),
-            "best": course.best,
-            "course": {
-                n: getattr(course, n) for n in ("epoch", "history", "best_epoch", "images", "shares", "stopped")
-            },
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        files.write_bytes(self.options.checkpoint, buffer.getvalue(), force=True)
+        state = self._optimizer.state_dict()["state"]
+        moments = {f"{i}/{n}": t.cpu() for i, held in state.items() for n, t in held.items() if t is not None}
+        groups = {"weights": self._weights(), "best": self._course.best, "optimizer": moments}
+        arrays = {g: {n: t.contiguous().numpy() for n, t in held.items()} for g, held in groups.items()}
+        course = {n: getattr(self._course, n) for n in _RESUMED}
+        checkpoint.write(self.options.checkpoint, arrays, {"key": self._key, "course": course})
 
     def _load(self) -> None:
-        assert self.options.checkpoint is not None
-        state = read_checkpoint(Path(self.options.checkpoint))
+        path = self.options.checkpoint
+        assert path is not None
+        arrays, state = checkpoint.read(path)
         if state["key"] != self._key:
             raise ModelError(
-                f"the checkpoint '{self.options.checkpoint}' belongs to other models, data or options: repeat those of "
-                "the run that was interrupted, or start anew without --resume"
+                f"the checkpoint '{path}' belongs to other models, data or options: repeat those of the run that was "
+                "interrupted, or start anew without --resume"
             )
-        self._restore(state["weights"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._course.best = state["best"]
-        for name, value in state["course"].items():
-            setattr(self._course, name, value)
+        groups = {g: {n: torch.tensor(a) for n, a in held.items()} for g, held in arrays.items()}
+        self._restore(groups["weights"])
+        moments: dict[int, Weights] = {}
+        for name, value in groups.get("optimizer", {}).items():
+            index, _, field = name.partition("/")
+            moments.setdefault(int(index), {})[field] = value
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
+        self._course.best = groups["best"]
+        for name in _RESUMED:
+            setattr(self._course, name, state["course"][name])
         self._clock = _Clock(self._course.shares)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds; nothing in it is executed. Raises FileError, ModelError for another file."""
-    content = files.read_bytes(path)
-    try:
-        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-        if {"key", "weights", "optimizer", "best", "course"} <= state.keys():
-            return dict(state)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, AttributeError, KeyError) as error:
-        raise ModelError(f"'{path}' is not a checkpoint of `onnxprune finetune`, or is damaged: {error}") from error
-    raise ModelError(f"'{path}' is not a checkpoint of `onnxprune finetune`")
 
 
 def _optimizer(network: Network, options: TuneOptions) -> torch.optim.Optimizer:
