@@ -29,12 +29,14 @@ if TYPE_CHECKING:
         redundancy,
         sparsify,
     )
+    from onnxprune.bundle import absorb, handoff
     from onnxprune.criteria import criterion
     from onnxprune.frontier import search
     from onnxprune.plan import Plan
     from onnxprune.points import Frontier
     from onnxprune.report import Report
     from onnxprune.rules import rule
+    from onnxprune.tuning import finetune
     from onnxprune.validation.result import Validation, validate
 
 __version__ = "0.1.0"
@@ -47,6 +49,7 @@ __all__ = [
     "Result",
     "Validation",
     "__version__",
+    "absorb",
     "analyze",
     "apply_plan",
     "benchmark",
@@ -56,6 +59,8 @@ __all__ = [
     "diff",
     "errors",
     "explain",
+    "finetune",
+    "handoff",
     "make_plan",
     "redundancy",
     "rule",
@@ -83,9 +88,12 @@ _HOME = dict.fromkeys(_API, "api") | {
     "Analysis": "analysis",
     "Plan": "plan",
     "Report": "report",
+    "absorb": "bundle",
     "Frontier": "points",
     "criterion": "criteria",
     "Validation": "validation.result",
+    "finetune": "tuning",
+    "handoff": "bundle",
     "rule": "rules",
     "validate": "validation.result",
 }

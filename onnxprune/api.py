@@ -134,7 +134,7 @@ def compress(model: Source, options: CompressOptions) -> Result:
     result = _finish(
         analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice, study, options.recover
     )
-    return _quantized(result, _read(model), options, clock) if options.int8 else result
+    return _quantized(result, read(model), options, clock) if options.int8 else result
 
 
 @taking(Options)

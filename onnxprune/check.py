@@ -32,6 +32,17 @@ _WEIGHTED = frozenset(
     | {"LayerNormalization", "GroupNormalization", "RMSNormalization", "PRelu", "LSTM", "GRU", "RNN"}
 )
 
+_IMPOSTORS = (  # how files begin that are taken for a model
+    (b"PK\x03\x04", "a zip archive (.npz, .pt or .keras?)"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"\x89HDF", "an HDF5 file (Keras?)"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the model: run 'git lfs pull'"),
+    (b"<ir_version", "ONNX text: convert it with onnx.parser.parse_model"),
+    (b"<", "an HTML or XML page: the download failed"),
+    (b"\x80\x02", "a Python pickle (a torch checkpoint?): export the model to ONNX"),
+)
+
 
 @dataclass(frozen=True)
 class _Scope:
@@ -271,3 +282,17 @@ def sort_nodes(proto: ModelProto) -> bool:
             scope.body.node.sort(key=lambda _, places=places: next(places))
             moved = True
     return moved
+
+
+def not_onnx(head: bytes) -> str:
+    """What a file is, by its first bytes, that could not be read as a model."""
+    if not head:
+        return "is empty"
+    for start, what in _IMPOSTORS:
+        if head.startswith(start):
+            return f"is not an ONNX model but {what}"
+    if head[4:8] == b"ORTM":
+        return "is in ORT format, which cannot be rewritten: use the .onnx file that it was made from"
+    if head[0] == 0x08:  # the tag of ir_version, which exporters write first
+        return "is cut off or damaged: fetch or export it again"
+    return "is not an ONNX model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +14,16 @@ from typer.core import TyperCommand
 from onnxprune import __version__
 from onnxprune import options as o
 from onnxprune.commands import search as searches
-from onnxprune.errors import Exit, FileError, TargetError, UsageError
-from onnxprune.gate_options import Validating
+from onnxprune.commands import tuning, tuning_options
+from onnxprune.commands.gate_options import Validating
+from onnxprune.errors import Exit, TargetError, UsageError
 from onnxprune.signature import taking
 from onnxprune.terminal import boundary, progress, show, show_json, write
 
 # Everything else is imported inside the commands, so that --help does not wait for onnx, onnxruntime and scipy.
 if TYPE_CHECKING:
     from onnxprune.api import Result
+    from onnxprune.report.tuning import TuneReport
     from onnxprune.validation.result import Validation
 
 app = typer.Typer(
@@ -49,33 +52,27 @@ def _version(wanted: bool) -> None:
 Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
 
 
-def _beside(model: Path, suffix: str) -> Path:
-    """Where a result goes that -o does not name."""
-    if not model.name:
-        raise FileError(f"{str(model)!r} is a folder, not a model")
-    return model.with_suffix(suffix)
-
-
 @app.callback()
 def _root(version: Version = False) -> None:
     """Structured pruning of exported ONNX models: smaller and faster, from the graph alone."""
 
 
 @app.command(cls=_Guarded)
-@taking(o.Compression)
-def compress(model: o.Source, given: o.Compression) -> None:
+@taking(tuning_options.Compression)
+def compress(model: o.Source, given: tuning_options.Compression) -> None:
     """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
 
-    Give one of --flops, --params and --size. Writes MODEL.pruned.onnx unless -o names another file.
+    Give one of --flops, --params and --size. Writes MODEL.pruned.onnx unless -o names another file. With --finetune,
+    the result is then trained to answer as the original does.
     """
     with progress(given.quiet):
-        from onnxprune import api
+        from onnxprune import stages
 
-        out = given.output or _beside(model, ".pruned.onnx")
+        out = given.output or o.beside(model, ".pruned.onnx")
         _check_outputs(model, out, given.save_plan, given.force)
-        result = api.compress(model, **given.arguments())
-        _write(result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
-    _report(result, out, given.as_json, given.quiet)
+        done = stages.staged(model, given.arguments(), steps=given.steps, tuning=given.tuning())
+        _write(done.result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
+    _report(done.result, out, given.as_json, given.quiet, done.tuned)
 
 
 @app.command(cls=_Guarded)
@@ -113,7 +110,7 @@ def apply(
     with progress(given.quiet):
         from onnxprune import api, files
 
-        out = given.output or _beside(model, ".pruned.onnx")
+        out = given.output or o.beside(model, ".pruned.onnx")
         files.check_output(out, plan_file, given.force)
         _check_outputs(model, out, None, given.force)
         decided = api.read_plan(plan_file)
@@ -133,7 +130,7 @@ def sparsify(model: o.Source, given: o.Zeroing) -> None:
         from onnxprune import api, files
         from onnxprune.report import sparsity
 
-        out = given.output or _beside(model, ".sparse.onnx")
+        out = given.output or o.beside(model, ".sparse.onnx")
         files.check_output(out, model, given.force)
         result = api.sparsify(model, **given.arguments())
         files.write_model(result.model, out, source=model, force=given.force)
@@ -206,7 +203,7 @@ def clean(
         from onnxprune import api, files
         from onnxprune.report import text
 
-        out = output or _beside(model, ".clean.onnx")
+        out = output or o.beside(model, ".clean.onnx")
         files.check_output(out, model, force)
         cleaned, notes = api.cleaned(model)
         files.write_model(cleaned, out, source=model, force=force)
@@ -283,7 +280,8 @@ def validate(
         raise TargetError(told.missed(found))
 
 
-app.command(cls=_Guarded)(searches.search)
+for _command in (searches.search, tuning.finetune, tuning.handoff, tuning.absorb):
+    app.command(cls=_Guarded)(_command)
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
@@ -357,17 +355,24 @@ def _write(result: Result, model: Path, out: Path, *, force: bool, stamp: bool, 
         raise
 
 
-def _report(result: Result, out: Path, as_json: bool, quiet: bool) -> None:
+def _report(result: Result, out: Path, as_json: bool, quiet: bool, tuned: Sequence[TuneReport] = ()) -> None:
+    """The cut, and what training did after it."""
+    report = result.report
     if as_json:
         told = {"int8": result.int8.as_dict(), "refused": result.refused} if result.int8 else {}
-        show_json(result.report.as_dict() | {"output": str(out)} | told)
+        trained = {"tuning": [r.as_dict() for r in tuned]} if tuned else {}
+        show_json(report.as_dict() | trained | told | {"output": str(out)})
     elif not quiet:
         from onnxprune.report import latency, text
 
-        show(text.compression(result.report, out))
+        show(text.compression(report, out))
         if result.int8:
             write("\n")
             show(latency.benchmark(result.int8))
+        for each in tuned:
+            tuning.tell(each, out, as_json=False, quiet=False)
+    for each in tuned:
+        tuning.end(each, out, written=True)
     if result.refused:
         raise TargetError(result.refused)
 

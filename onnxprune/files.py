@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PureWindowsPath
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,12 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from onnxprune.check import check_model, is_sorted, raise_problems, sort_nodes
+from onnxprune.check import check_model, is_sorted, not_onnx, raise_problems, sort_nodes
 from onnxprune.errors import FileError, ModelError, ResourceError
+from onnxprune.external import located, real_path
 from onnxprune.stored import (
     PAGE,
     file_bytes,
-    kind_name,
-    nbytes,
     serialised,
     split_weights,
     stored_tensors,
@@ -46,25 +44,18 @@ __all__ = [
     "read_bytes",
     "read_model",
     "read_text",
+    "scratch",
     "sort_nodes",
     "split_weights",
     "weights_bytes",
+    "write_bytes",
+    "write_folder",
     "write_model",
     "write_text",
 ]
 
 MAX_BYTES = 8 << 30
 PROTOBUF_LIMIT = (2 << 30) - (64 << 20)  # protobuf stops at 2 GiB; the rest is for the graph itself
-_IMPOSTORS = (  # how files begin that are taken for a model
-    (b"PK\x03\x04", "a zip archive (.npz, .pt or .keras?)"),
-    (b"\x93NUMPY", "a numpy array"),
-    (b"\x89HDF", "an HDF5 file (Keras?)"),
-    (b"\x1f\x8b", "a gzip archive: unpack it first"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the model: run 'git lfs pull'"),
-    (b"<ir_version", "ONNX text: convert it with onnx.parser.parse_model"),
-    (b"<", "an HTML or XML page: the download failed"),
-    (b"\x80\x02", "a Python pickle (a torch checkpoint?): export the model to ONNX"),
-)
 
 
 def read_model(path: str | Path, *, max_bytes: int = MAX_BYTES) -> ModelProto:
@@ -98,7 +89,7 @@ def _reason(error: Exception) -> str:
 
 def _regular_file(path: Path) -> Path:
     """The file itself, behind all links."""
-    file = _real(path)
+    file = real_path(path)
     if not file.exists():
         raise FileError(f"there is no file '{path}'")
     if file.is_dir():
@@ -106,12 +97,6 @@ def _regular_file(path: Path) -> Path:
     if not file.is_file():
         raise FileError(f"'{path}' is not a regular file")
     return file
-
-
-def _real(path: Path) -> Path:
-    if "\0" in str(path):
-        raise FileError(f"{str(path)!r} is not a name that a file can have")
-    return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
 
 
 def _check_size(path: str | Path, size: int, limit: int) -> None:
@@ -128,33 +113,10 @@ def _parse(file: Path, name: str) -> ModelProto:
     try:
         proto.ParseFromString(file.read_bytes())
     except DecodeError as error:
-        raise ModelError(f"'{name}' {_not_onnx(head)}") from error
+        raise ModelError(f"'{name}' {not_onnx(head)}") from error
     if not proto.HasField("graph"):
-        raise ModelError(f"'{name}' {_not_onnx(head)}")
+        raise ModelError(f"'{name}' {not_onnx(head)}")
     return proto
-
-
-def _not_onnx(head: bytes) -> str:
-    if not head:
-        return "is empty"
-    for start, what in _IMPOSTORS:
-        if head.startswith(start):
-            return f"is not an ONNX model but {what}"
-    if head[4:8] == b"ORTM":
-        return "is in ORT format, which cannot be rewritten: use the .onnx file that it was made from"
-    if head[0] == 0x08:  # the tag of ir_version, which exporters write first
-        return "is cut off or damaged: fetch or export it again"
-    return "is not an ONNX model"
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """Where the bytes of a tensor are."""
-
-    tensor: TensorProto
-    file: Path
-    offset: int
-    length: int
 
 
 def _load_external(proto: ModelProto, file: Path, given: Path, max_bytes: int) -> None:
@@ -163,7 +125,7 @@ def _load_external(proto: ModelProto, file: Path, given: Path, max_bytes: int) -
     stored, problems = [], []
     for name, tensor in external:
         try:
-            stored.append(_locate(tensor, file.parent, [file.parent, given.parent]))
+            stored.append(located(tensor, file.parent, [file.parent, given.parent]))
         except ModelError as error:
             problems.append(f"external data of tensor '{name}' {error}")
     raise_problems(f"'{given}'", problems)
@@ -174,52 +136,6 @@ def _load_external(proto: ModelProto, file: Path, given: Path, max_bytes: int) -
             s.tensor.raw_data = f.read(s.length)
         s.tensor.ClearField("data_location")
         s.tensor.ClearField("external_data")
-
-
-def _locate(tensor: TensorProto, base: Path, folders: Sequence[Path]) -> _Stored:
-    """Find and check the external data of one tensor; the ModelError is the rest of a sentence about it."""
-    entries = {e.key: e.value for e in tensor.external_data}
-    file = _data_file(entries.get("location", ""), base, folders)
-    size, want = file.stat().st_size, nbytes(tensor)
-    offset = _natural(entries, "offset", 0)
-    length = _natural(entries, "length", max(size - offset, 0))
-    where = f"({length} bytes at {offset} of '{file.name}')"
-    if offset + length > size:
-        raise ModelError(f"{where} lies beyond the end of the file at {size}: the file is cut off or was exchanged")
-    if length != want or tensor.data_type == TensorProto.STRING:
-        raise ModelError(f"{where} does not fit its shape {list(tensor.dims)} of {kind_name(tensor)}: {want} bytes")
-    return _Stored(tensor, file, offset, length)
-
-
-def _natural(entries: dict[str, str], key: str, default: int) -> int:
-    text = entries.get(key, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise ModelError(f"has the {key} {text!r}, which is no sensible number")
-    return int(text)
-
-
-def _data_file(location: str, base: Path, folders: Sequence[Path]) -> Path:
-    """The regular file that a location means; it must lie in `base`, the folder of the model, links followed.
-
-    folders: where to look; caches keep model and data under names of their own in one folder, and links to them,
-    under their true names, in another.
-    """
-    parts = PureWindowsPath(location)  # knows both kinds of separators
-    shown = repr(location[:200])
-    if not location or parts.anchor or ".." in parts.parts:
-        raise ModelError(f"has the location {shown}, which is not a path inside the model's folder")
-    found = next((folder / location for folder in folders if os.path.lexists(folder / location)), None)
-    file = None if found is None else _real(found)
-    if file is None or not file.exists():
-        raise ModelError(f"is missing: there is no file {shown} beside the model; keep the files together")
-    if not file.is_relative_to(base):
-        raise ModelError(f"is a link that leaves the model's folder: {shown}; copy the file there")
-    info = file.stat()
-    if not stat.S_ISREG(info.st_mode):
-        raise ModelError(f"is not in a regular file: {shown}")
-    if info.st_nlink > 1:
-        raise ModelError(f"is in a file with other hard links, maybe outside the folder: {shown}; make it a copy")
-    return file
 
 
 def read_text(path: str | Path) -> str:
@@ -241,7 +157,7 @@ def check_output(path: str | Path, source: str | Path | None = None, force: bool
     force: whether another existing file may be replaced.
     """
     try:
-        final = _real(Path(path))
+        final = real_path(Path(path))
         if not final.parent.is_dir():
             raise FileError(f"cannot write '{path}': there is no folder '{final.parent}'")
         if not os.access(final.parent, os.W_OK):
@@ -265,7 +181,7 @@ def _check_replaced(path: str | Path, final: Path, source: Path | None, force: b
 
 def _data_files(source: Path) -> set[Path]:
     """Existing files with external data of a model; none when it is not readable as a model."""
-    file, proto = _real(source), ModelProto()
+    file, proto = real_path(source), ModelProto()
     with suppress(DecodeError):
         proto.ParseFromString(file.read_bytes())
     names = {e.value for _, t in stored_tensors(proto) for e in t.external_data if e.key == "location"}
@@ -287,7 +203,7 @@ def write_model(
     `NAME.data` beside the model. The same model gives the same bytes. Raises FileError.
     """
     check_output(path, source, force)
-    final = _real(Path(path))
+    final = real_path(Path(path))
     if weights_bytes(proto) <= limit:
         return _write_files(path, [(final, serialised(proto))])
     data = final.with_name(f"{final.name}.data")
@@ -298,8 +214,30 @@ def write_model(
 
 def write_text(path: str | Path, text: str, *, source: str | Path | None = None, force: bool = False) -> None:
     """Write a text file (UTF-8), whole or not at all; raises FileError, see `check_output`."""
+    write_bytes(path, text.encode(), source=source, force=force)
+
+
+def write_bytes(path: str | Path, content: bytes, *, source: str | Path | None = None, force: bool = False) -> None:
+    """Write a file, whole or not at all; raises FileError, see `check_output`."""
     check_output(path, source, force)
-    _write_files(path, [(_real(Path(path)), [text.encode()])])
+    _write_files(path, [(real_path(Path(path)), [content])])
+
+
+def write_folder(folder: Path, contents: Mapping[str, Iterable[bytes]], *, force: bool = False) -> None:
+    """Write files into a folder, all or none; it is made if need be. Raises FileError, see `check_output`."""
+    new = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot write the folder '{folder}': {_reason(error)}") from error
+    try:
+        for name in contents:
+            check_output(folder / name, None, force)
+        _write_files(folder, [(real_path(folder / name), content) for name, content in contents.items()])
+    except BaseException:
+        if new:
+            folder.rmdir()
+        raise
 
 
 def _serialise(proto: ModelProto, path: str | Path) -> bytes:
@@ -396,3 +334,15 @@ def mapped_copy(array: NDArray[Any]) -> np.memmap[Any, Any]:
             return np.memmap(file, array.dtype, "r", shape=array.shape)
     except OSError as error:
         raise ResourceError(f"cannot keep {array.nbytes:,} bytes in a temporary file: {error.strerror}") from error
+
+
+def scratch(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
+    """An array to be filled, in a file as of `mapped_copy`."""
+    size = prod(shape) * dtype.itemsize
+    try:
+        with tempfile.TemporaryFile(prefix="onnxprune") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not as a crash on the first write
+            return np.memmap(file, dtype, "w+", shape=shape)
+    except OSError as error:
+        raise ResourceError(f"cannot keep {size:,} bytes in a temporary file: {error.strerror}") from error

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from onnxprune.errors import UsageError
+from onnxprune.errors import FileError, UsageError
 
 # Named here: --help loads no criteria and no repairs.
 METHODS = (
@@ -36,6 +36,13 @@ def _measure(metavar: str | None, text: str, *names: str) -> Any:
 
 def _result(metavar: str | None, text: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Result")
+
+
+def beside(model: Path, suffix: str) -> Path:
+    """Where a result goes that -o does not name."""
+    if not model.name:
+        raise FileError(f"{str(model)!r} is a folder, not a model")
+    return model.with_suffix(suffix)
 
 
 Source = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file; it is never changed.")]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxprune.commands.gate_options import Validating
 from onnxprune.errors import FileError, UsageError
-from onnxprune.gate_options import Validating
 from onnxprune.validation.config import KEYS, settings
 from onnxprune.validation.result import ValidateOptions
 

@@ -1,0 +1,329 @@
+"""The training loop: seeded, resumable between epochs to the last bit, and stopped without loss."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxprune import runtime
+from onnxprune.distill import checkpoint
+from onnxprune.distill.samples import Arrays, Rows, Samples, Teacher
+from onnxprune.distill.settings import TuneOptions
+from onnxprune.errors import ModelError
+from onnxprune.student.loss import Objective
+from onnxprune.student.network import Network
+
+_LOG = logging.getLogger("onnxprune")
+_EVERY = 0.5  # seconds between signs of progress
+_WARM_UP = 0.1  # share of the steps, at most one epoch
+_MOMENTUM = 0.9
+_RESUMED = ("epoch", "history", "best_epoch", "images", "shares", "stopped")  # of a course, in a checkpoint
+Weights = dict[str, Tensor]
+OnEpoch = Callable[[int, Mapping[str, Any]], None]
+
+
+@dataclass
+class Course:
+    """Where a training stands.
+
+    history: per epoch `epoch`, `loss`, `held_loss`, `agreement`, `seconds`; the first entry is the start, epoch 0.
+    best: weights of the epoch with the lowest loss on what was set aside; stopped: why it ended early, or "".
+    """
+
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best: Weights = field(default_factory=dict)
+    stopped: str = ""
+    failed: bool = False
+    interrupted: bool = False
+    shares: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+
+
+class Training:
+    """One training of a network, which is changed; see `run`."""
+
+    def __init__(
+        self, network: Network, objective: Objective, samples: Samples, teacher: Teacher, options: TuneOptions, key: str
+    ) -> None:
+        self.network, self.objective, self.samples, self.teacher = network, objective, samples, teacher
+        self.options, self._key = options, key
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network.channels_last().to(self.device)
+        chunk = math.lcm(network.batch or 1, teacher.chunk or 1)
+        self._size = max(min(options.batch, len(samples.train)) // chunk, 1) * chunk
+        self._steps = -(-len(samples.train) // self._size)
+        self._optimizer = _optimizer(network, options)
+        self._course = Course()
+        self._clock, self._told = _Clock(self._course.shares), _Progress()
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self, on_epoch: OnEpoch | None = None) -> Course:
+        """Train to the end, to an early stop, Ctrl-C or a loss that is not finite; the network then has the best
+        weights so far, or with `take="last"` those of the last epoch.
+
+        on_epoch: is called after every epoch with its number and the weights as arrays.
+        """
+        course, options = self._course, self.options
+        if options.resume:
+            self._load()
+        try:
+            with _threads():
+                if not course.history:
+                    self._start()
+                while course.epoch < options.epochs and not course.stopped:
+                    self._epoch(course)
+                    if on_epoch is not None:
+                        on_epoch(course.epoch, self.network.arrays())
+                    if not course.failed:
+                        self._save()
+        except KeyboardInterrupt:
+            course.stopped, course.interrupted = f"interrupted in epoch {course.epoch + 1}", True
+            if not course.best:
+                raise
+        chosen = course.best if options.take == "best" or course.stopped else None
+        if chosen:
+            self._restore(chosen)
+        return course
+
+    def _start(self) -> None:
+        with self._clock("teacher"):
+            self._held_answers()
+        loss, agreement = self._judge()
+        self._course.history.append(_entry(0, None, loss, agreement, 0.0))
+        self._course.best = self._weights()
+
+    def _epoch(self, course: Course) -> None:
+        began, number = time.perf_counter(), course.epoch
+        view = number % self.options.views
+        with self._clock("teacher"):
+            answers = self.teacher.know(
+                self.samples, view, self._size, lambda done: self._told.teacher(view, done, len(self.samples.train))
+            )
+        order = np.random.default_rng([self.options.seed, 2, number]).permutation(len(self.samples.train))
+        losses = []
+        for step in range(self._steps):
+            places = order[step * self._size : (step + 1) * self._size]
+            loss, agreement = self._step(places, view, answers, number * self._steps + step)
+            losses.append(loss)
+            if not math.isfinite(loss):
+                self._fail(places, view, number, step, loss)
+                return
+            self._told.step(number, step, self, float(np.mean(losses[-50:])), agreement)
+        held, agreement = self._judge()
+        if not math.isfinite(held):
+            course.stopped, course.failed = f"the loss on held-out data was {held} after epoch {number + 1}", True
+            return
+        course.epoch += 1
+        course.images += len(order)
+        course.history.append(
+            _entry(course.epoch, float(np.mean(losses)), held, agreement, time.perf_counter() - began)
+        )
+        self._rank(held)
+
+    def _rank(self, held: float) -> None:
+        """Keep the best; stop when there was none for long."""
+        course = self._course
+        if held < course.history[course.best_epoch]["held_loss"]:
+            course.best_epoch, course.best = course.epoch, self._weights()
+        elif course.epoch - course.best_epoch >= self.options.patience and course.epoch < self.options.epochs:
+            course.stopped = f"no better on held-out data since epoch {course.best_epoch}"
+
+    def _step(self, places: Rows, view: int, answers: Arrays, step: int) -> tuple[float, float]:
+        clock, rows = self._clock, self.samples.train[places]
+        with clock("augment"):
+            feeds = self._feeds(self.samples.batch(rows, view))
+            told = {n: self._tensor(a[places]) for n, a in answers.items()}
+            labels = self._labels(rows)
+        with clock("forward"):
+            made = self.network(feeds, self.objective.wanted)
+            loss = self.objective(made, told, labels)
+        with clock("backward"):
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.options.rate * self._schedule(step)
+            value = float(loss.detach())
+            if math.isfinite(value):
+                self._optimizer.step()
+            with torch.no_grad():
+                return value, self.objective.agreement(made, told)
+
+    def _schedule(self, step: int) -> float:
+        """Share of the learning rate: rising linearly at first, then half a cosine down to 0."""
+        total = self._steps * self.options.epochs
+        warm = min(math.ceil(_WARM_UP * total), self._steps)
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+
+    def _fail(self, places: Rows, view: int, epoch: int, step: int, loss: float) -> None:
+        feeds = self._feeds(self.samples.batch(self.samples.train[places], view))
+        where = self.network.first_not_finite(feeds)
+        at = f"; the first value that is not finite is at {where}" if where else ""
+        self._course.stopped = (
+            f"the loss was {loss} in epoch {epoch + 1}, step {step + 1} of {self._steps}{at}. Try a smaller --lr "
+            f"than {self.options.rate:g}"
+        )
+        self._course.failed = True
+
+    # ---- judging -----------------------------------------------------------------------------------------------------
+
+    def _judge(self) -> tuple[float, float]:
+        """Loss and agreement on what was set aside."""
+        with self._clock("evaluation"), torch.no_grad():
+            totals, held = np.zeros(2), self.samples.held
+            answers = self._held_answers()
+            for start in range(0, len(held), self._size):
+                rows = held[start : start + self._size]
+                made = self.network(self._feeds(self.samples.batch(rows, None)), self.objective.wanted)
+                told = {n: self._tensor(a[start : start + len(rows)]) for n, a in answers.items()}
+                loss = float(self.objective(made, told, self._labels(rows)))
+                totals += len(rows) * np.array([loss, self.objective.agreement(made, told)])
+        loss, agreement = totals / len(held)
+        return float(loss), float(agreement)
+
+    def _held_answers(self) -> Arrays:
+        if not hasattr(self, "_held"):
+            held, size = self.samples.held, self._size
+            parts = [
+                self.teacher.answers(self.samples.batch(held[i : i + size], None)) for i in range(0, len(held), size)
+            ]
+            self._held: Arrays = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+        return self._held
+
+    # ---- tensors -----------------------------------------------------------------------------------------------------
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _feeds(self, arrays: Arrays) -> dict[str, Tensor]:
+        return {n: _image(torch.from_numpy(a)).to(self.device) for n, a in arrays.items()}
+
+    def _labels(self, rows: Rows) -> Tensor | None:
+        labels = self.samples.labels
+        return None if labels is None else self._tensor(labels[rows].astype(np.int64))
+
+    def _weights(self) -> Weights:
+        return {n: p.detach().cpu().clone() for n, p in self.network.weights.items()}
+
+    def _restore(self, weights: Weights) -> None:
+        with torch.no_grad():
+            for name, parameter in self.network.weights.items():
+                parameter.copy_(weights[name])
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.options.checkpoint is None:
+            return
+        state = self._optimizer.state_dict()["state"]
+        moments = {f"{i}/{n}": t.cpu() for i, held in state.items() for n, t in held.items() if t is not None}
+        groups = {"weights": self._weights(), "best": self._course.best, "optimizer": moments}
+        arrays = {g: {n: t.contiguous().numpy() for n, t in held.items()} for g, held in groups.items()}
+        course = {n: getattr(self._course, n) for n in _RESUMED}
+        checkpoint.write(self.options.checkpoint, arrays, {"key": self._key, "course": course})
+
+    def _load(self) -> None:
+        path = self.options.checkpoint
+        assert path is not None
+        arrays, state = checkpoint.read(path)
+        if state["key"] != self._key:
+            raise ModelError(
+                f"the checkpoint '{path}' belongs to other models, data or options: repeat those of the run that was "
+                "interrupted, or start anew without --resume"
+            )
+        groups = {g: {n: torch.tensor(a) for n, a in held.items()} for g, held in arrays.items()}
+        self._restore(groups["weights"])
+        moments: dict[int, Weights] = {}
+        for name, value in groups.get("optimizer", {}).items():
+            index, _, field = name.partition("/")
+            moments.setdefault(int(index), {})[field] = value
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
+        self._course.best = groups["best"]
+        for name in _RESUMED:
+            setattr(self._course, name, state["course"][name])
+        self._clock = _Clock(self._course.shares)
+
+
+def _optimizer(network: Network, options: TuneOptions) -> torch.optim.Optimizer:
+    weights = list(network.weights.values())
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=options.rate, momentum=_MOMENTUM)
+    return torch.optim.Adam(weights, lr=options.rate)
+
+
+def _image(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
+
+
+def _entry(epoch: int, loss: float | None, held: float, agreement: float, seconds: float) -> dict[str, Any]:
+    return {"epoch": epoch, "loss": loss, "held_loss": held, "agreement": agreement, "seconds": round(seconds, 3)}
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """As many threads as this process may use: torch looks at the machine, not at a container's share of it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, runtime.default_threads()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Clock:
+    """Adds up seconds by what they were spent on."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class _Progress:
+    """Says now and then where the training stands, and how long it will take."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._began: tuple[float, int] | None = None
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < _EVERY:
+            return False
+        self._last = now
+        return True
+
+    def teacher(self, view: int, done: int, total: int) -> None:
+        """The teacher answers."""
+        if self._due():
+            _LOG.info(f"view {view + 1}: the teacher answered {done} of {total} samples")
+
+    def step(self, epoch: int, step: int, training: Training, loss: float, agreement: float) -> None:
+        """One step was done."""
+        steps, epochs = training._steps, training.options.epochs
+        at = epoch * steps + step + 1
+        self._began = self._began or (time.monotonic(), at - 1)
+        if self._due():
+            left = (time.monotonic() - self._began[0]) / (at - self._began[1]) * (steps * epochs - at)
+            _LOG.info(
+                f"epoch {epoch + 1} of {epochs}, step {step + 1} of {steps}: loss {loss:.4g}, agreement "
+                f"{agreement:.1%}, {int(left) // 60}:{int(left) % 60:02d} left"
+            )

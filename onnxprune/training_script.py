@@ -1,0 +1,95 @@
+"""Train pruned.onnx, beside this script, and write its weights: a plain loop to start from.
+
+    python train.py train.npz --epochs 3
+    onnxprune absorb pruned.onnx weights.safetensors -o tuned.onnx
+
+train.npz holds arrays by input name, [samples, ...] as the model takes them, and `labels` if there are any. With
+teacher.onnx beside this script the target are its outputs; without it, the labels. Needs onnxprune[finetune].
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+TEMPERATURE = 2.0
+
+
+def batches(count: int, size: int, chunk: int, epoch: int) -> list[Any]:
+    """Indices of the samples of every step of an epoch; chunk: the number of samples that the model takes at once."""
+    order = np.random.default_rng(epoch).permutation(count)
+    chunks = order[: count // chunk * chunk].reshape(-1, chunk)
+    return [part.reshape(-1) for part in np.array_split(chunks, max(count // size, 1))]
+
+
+def distance(made: Any, told: Any) -> Any:
+    """KL divergence of rows of scores; of other outputs, the squared error."""
+    from torch.nn import functional as nn
+
+    if made.ndim != 2 or made.shape[1] < 2:
+        return nn.mse_loss(made, told) / told.square().mean()
+    p, q = nn.log_softmax(made / TEMPERATURE, 1), nn.log_softmax(told / TEMPERATURE, 1)
+    return nn.kl_div(p, q, reduction="batchmean", log_target=True) * TEMPERATURE**2
+
+
+def train(data: dict[str, Any], epochs: int, size: int, rate: float) -> Any:
+    """The trained module."""
+    import onnx
+    import torch
+    from torch.nn import functional as nn
+
+    from onnxprune.student import Network
+
+    student = Network(onnx.load(HERE / "pruned.onnx"))
+    teacher = Network(onnx.load(HERE / "teacher.onnx")) if (HERE / "teacher.onnx").exists() else None
+    labels = data.pop("labels", None)
+    if teacher is None and labels is None:
+        sys.exit("there is neither teacher.onnx nor an array 'labels': nothing to train towards")
+    if list(data) != student.inputs:
+        sys.exit(f"the inputs are {student.inputs}, the file has {list(data)}")
+    optimizer = torch.optim.Adam(student.parameters(), rate)
+    count, chunk = len(next(iter(data.values()))), student.batch or 1
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches(count, size, chunk, 0)))
+    for epoch in range(epochs):
+        losses = []
+        for rows in batches(count, size, chunk, epoch):
+            feeds = {name: torch.from_numpy(array[rows]) for name, array in data.items()}
+            made = student(feeds)
+            if teacher is not None:
+                with torch.no_grad():
+                    told = teacher(feeds)
+                loss = sum(distance(made[name], told[name]) for name in student.outputs)
+            else:
+                loss = nn.cross_entropy(made[student.outputs[0]], torch.from_numpy(labels[rows]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        sys.stdout.write(f"epoch {epoch + 1} of {epochs}: loss {np.mean(losses):.4g}\n")
+    return student
+
+
+def main() -> None:
+    """Read the arguments, train, write weights.safetensors."""
+    parser = argparse.ArgumentParser(description="Train pruned.onnx and write its weights.")
+    parser.add_argument("data", help="an .npz file: arrays by input name, and `labels` if there are any")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    given = parser.parse_args()
+    with np.load(given.data) as held:
+        student = train(dict(held), given.epochs, given.batch, given.lr)
+    from onnxprune.bundle import write_weights
+
+    write_weights(HERE / "weights.safetensors", student.arrays())
+    sys.stdout.write("wrote weights.safetensors\n")
+
+
+if __name__ == "__main__":
+    main()

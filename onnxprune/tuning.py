@@ -1,0 +1,239 @@
+"""Fine-tuning: distillation of the original into the pruned model; its weights go back into the same graph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from onnxprune import files, runtime
+from onnxprune.data import open_data
+from onnxprune.distill.features import pre_classifier, scores_tensor
+from onnxprune.distill.samples import Arrays, Room, Samples, Teacher, load
+from onnxprune.distill.settings import Source, TuneOptions
+from onnxprune.errors import ModelError, UsageError, VerificationError
+from onnxprune.graph import Array
+from onnxprune.report.tuning import TuneReport
+from onnxprune.runtime import InputSpec, input_specs, random_inputs
+from onnxprune.signature import taking
+from onnxprune.trainable import with_weights
+
+if TYPE_CHECKING:
+    from onnxprune.student.loss import Objective
+    from onnxprune.student.network import Network
+    from onnxprune.student.training import Course
+
+OnEpoch = Callable[[int, Mapping[str, Array]], None]
+AGREE = 1e-4  # relative difference between torch and onnxruntime that float noise explains
+_LOOK = 64  # samples that show what kind of outputs there are
+_SIDE = 224  # of images whose size the model leaves open, for the proof
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A fine-tuned model (ONNX, in memory) and the report."""
+
+    model: onnx.ModelProto
+    report: TuneReport
+
+    def __repr__(self) -> str:
+        return f"Tuned({self.report.model!r}, epoch {self.report.epoch} of {self.report.settings['epochs']})"
+
+
+@taking(TuneOptions)
+def finetune(model: Source, options: TuneOptions) -> Tuned:
+    """Train a pruned model to give what its original gives, without labels or with them; the graph stays as it is.
+
+    model: the pruned one, a path or a ModelProto (not modified); teacher: the original. data: training inputs, as
+    `data.open_data` takes them; preprocess: how raw images become inputs. labels: whether the labels of the data are
+    used, too. epochs, batch, optimizer ("adam", "sgd"), lr (the largest; warm-up, then a cosine down to 0), seed, clip
+    (norm of the gradient). temperature, alpha, beta: of the loss, see `student.loss.Objective`; beta needs the plan
+    where the classifier's input was pruned. loss: "kl", "mse", or "auto" by the shape of the outputs. views: so many
+    fixed views of every image, 1..8; augment: "auto", "both", "flip", "shift", "none". A tenth of the data is held
+    out: with take="best" those weights are taken that are best there, with "last" those of the last epoch; patience:
+    epochs without progress before it stops. limit: samples used; memory: bytes, beyond which temporary files are used.
+    checkpoint: a file, written after every epoch; resume: go on from there. Raises UsageError (also where torch is not
+    installed), UnsupportedError (an operator that torch has no function for), ModelError, DataError.
+    """
+    return tune(model, options)
+
+
+def tune(model: Source, options: TuneOptions, on_epoch: OnEpoch | None = None) -> Tuned:
+    """As `finetune`; `on_epoch` hears of the number and the weights after every epoch."""
+    options.check()
+    require_torch()
+    from onnxprune.student import Network
+    from onnxprune.student.training import Training
+
+    student, original = _read(model), _read(options.teacher)
+    specs = input_specs(student)
+    _check_signature(student, original)
+    data = open_data(options.data, specs, preprocess=options.preprocess)
+    network = Network(student)
+    proof = {"before": prove(network, student, specs, options.seed)}
+    room = Room(options.memory / 2)
+    samples = load(data, room, options, _chunk(specs, input_specs(original)))
+    names, objective = _objective(student, original, samples, options)
+    teacher = Teacher(original, names, room)
+    training = Training(network, objective, samples, teacher, options, _key(student, original, samples, options))
+    course = training.run(on_epoch)
+    tuned = with_weights(student, network.cpu().arrays())
+    proof["after"] = prove(network, tuned, specs, options.seed + 1)
+    epoch = course.best_epoch if options.take == "best" or course.stopped else course.epoch
+    return Tuned(tuned, _report(model, samples, network, options, course, proof, epoch, str(training.device)))
+
+
+def require_torch() -> None:
+    """Raise UsageError, with the one command that helps, where torch is not installed."""
+    if find_spec("torch") is None:
+        raise UsageError(
+            "fine-tuning needs torch, which is not installed: pip install 'onnxprune[finetune]'. Without it, "
+            "`onnxprune handoff` and `onnxprune absorb` let any other training code do the work"
+        )
+
+
+def prove(network: Network, proto: onnx.ModelProto, specs: Sequence[InputSpec], seed: int) -> float:
+    """Largest relative difference of an output between torch and onnxruntime on random inputs.
+
+    Raises VerificationError over `AGREE`.
+    """
+    import torch
+
+    shapes = {s.name: _shape(s) for s in specs}
+    feeds = random_inputs(proto, shapes, seed)
+    wanted = runtime.session(proto).run(feeds)
+    with torch.no_grad():
+        made = network({n: torch.from_numpy(a) for n, a in feeds.items()})
+    apart = {n: _difference(made[n].numpy(), wanted[n]) for n in network.outputs}
+    worst = max(apart, key=lambda n: apart[n])
+    if not apart[worst] <= AGREE:
+        raise VerificationError(
+            f"torch and onnxruntime differ by {apart[worst]:.1e} relative in the output '{worst}' on random inputs "
+            f"(at most {AGREE:g} is float noise): this model cannot be fine-tuned here; please report it"
+        )
+    return apart[worst]
+
+
+def _shape(spec: InputSpec) -> tuple[int, ...]:
+    dims = spec.dims or ()
+    return tuple(d if isinstance(d, int) else (2 if i == 0 else _SIDE) for i, d in enumerate(dims))
+
+
+def _difference(a: Array, b: Array) -> float:
+    x, y = (np.asarray(v, np.float64) for v in (a, b))
+    if x.shape != y.shape:
+        return float("inf")
+    return float(np.linalg.norm(x - y) / max(float(np.linalg.norm(y)), 1e-12))
+
+
+def _read(model: Source) -> onnx.ModelProto:
+    if isinstance(model, onnx.ModelProto):
+        files.check_model(model)
+        return model
+    if isinstance(model, str | bytes) or hasattr(model, "__fspath__"):
+        return files.read_model(model)
+    raise UsageError(f"a model must be a path or a ModelProto, not {type(model).__name__}")
+
+
+def _chunk(*specs: Sequence[InputSpec]) -> int:
+    """Least number of samples that both networks take."""
+    fixed = [s.dims[0] for each in specs for s in each if s.dims and isinstance(s.dims[0], int)]
+    return int(np.lcm.reduce([1, *fixed]))
+
+
+def _check_signature(student: onnx.ModelProto, teacher: onnx.ModelProto) -> None:
+    """Raise ModelError unless both take and give the same."""
+    problems = []
+    for what, a, b in (
+        ("inputs", *([(s.name, str(s.dtype)) for s in input_specs(m)] for m in (student, teacher))),
+        ("outputs", *([(o.name, "") for o in m.graph.output] for m in (student, teacher))),
+    ):
+        if a != b:
+            shown = [", ".join(" ".join(filter(None, pair)) for pair in names) for names in (a, b)]
+            problems.append(f"the {what} of the model are {shown[0]}, those of the teacher {shown[1]}")
+    if problems:
+        raise ModelError(f"{'; '.join(problems)}: the teacher must be the original of the model")
+
+
+def _objective(
+    student: onnx.ModelProto, original: onnx.ModelProto, samples: Samples, options: TuneOptions
+) -> tuple[list[str], Objective]:
+    """The teacher's tensors to ask for, and what is done with them."""
+    from onnxprune.student.loss import Feature, Objective, check_labels, kinds
+
+    outputs = [o.name for o in original.graph.output]
+    chunk = _chunk(input_specs(original))
+    rows = samples.held[: max(min(_LOOK, len(samples.held)) // chunk, 1) * chunk]
+    told = Teacher(original, outputs, Room(0)).answers(samples.batch(rows, None))
+    scores, certain, dense = kinds(told, options.loss)
+    check_labels(samples.labels, told, scores, samples.name)
+    feature = None
+    if options.beta:
+        feature = Feature(*pre_classifier(student, original, (scores or list(dense))[0], options.plan))
+    temperature = options.temperature
+    if temperature is None:  # more classes: flatter distributions are compared
+        temperature = 2.0 if all(told[n].shape[1] <= 10 for n in scores) else 4.0
+    return [*outputs, *([feature.teacher] if feature else [])], Objective(
+        temperature,
+        options.weight,
+        options.beta,
+        {name: scores_tensor(student, name) for name in scores},
+        certain,
+        dense,
+        feature,
+    )
+
+
+def _key(student: onnx.ModelProto, teacher: onnx.ModelProto, samples: Samples, options: TuneOptions) -> str:
+    """Digest of all that a run depends on."""
+    state = hashlib.sha256(json.dumps(options.settings(), sort_keys=True, default=str).encode())
+    for model in (student, teacher):
+        state.update(files.digest(model).encode())
+    for name, array in samples.inputs.items():
+        state.update(f"{name} {array.shape} {array.dtype}".encode())
+        for row in (*samples.train[:4], *samples.held[:4]):
+            state.update(np.ascontiguousarray(array[row]).tobytes())
+    return state.hexdigest()
+
+
+def _report(
+    model: Source,
+    samples: Samples,
+    network: Network,
+    options: TuneOptions,
+    course: Course,
+    proof: dict[str, float],
+    epoch: int,
+    device: str,
+) -> TuneReport:
+    def name(source: Source) -> str:
+        return source.graph.name if isinstance(source, onnx.ModelProto) else str(source)
+
+    return TuneReport(
+        model=name(model),
+        teacher=name(options.teacher),
+        data=samples.name,
+        samples=len(samples.train),
+        held=len(samples.held),
+        weights=len(network.weights),
+        settings=options.settings(),
+        history=tuple(course.history),
+        epoch=epoch,
+        stopped=course.stopped,
+        failed=course.failed,
+        interrupted=course.interrupted,
+        shares=dict(course.shares),
+        images=course.images,
+        proof=proof,
+        device=device,
+        notes=samples.notes,
+    )
+
+
+__all__ = ["AGREE", "Arrays", "Tuned", "finetune", "prove", "require_torch", "tune"]
