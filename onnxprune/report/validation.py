@@ -111,7 +111,7 @@ def _cleaning(speed: Speed) -> Iterator[str]:
     if speed.pruning is not None and speed.cleaning is not None:
         yield (
             f"Cleaning the original alone (`onnxprune clean`) makes it {speed.cleaning:.2f}x as fast; beside the "
-            f"cleaned original, the candidate's {_times(speed.pruning)}."
+            f"cleaned original, the candidate's speed-up is {interval(speed.pruning, 'x')}."
         )
 
 
@@ -125,7 +125,7 @@ def _verdict(v: Validation) -> str:
         return "No goals were given, so there is no verdict."
     doubtful = sum(g.verdict == "inconclusive" for g in v.goals)
     passed = f"{sum(g.verdict == 'pass' for g in v.goals)} of {len(v.goals)} goals met"
-    doubt = f", {doubtful} inconclusive: more samples narrow the interval" if doubtful else ""
+    doubt = f", {doubtful} inconclusive: the interval holds the goal" if doubtful else ""
     return f"Verdict: {_WORDS[v.verdict]} ({passed}{doubt})."
 
 

@@ -98,6 +98,16 @@ def test_other_metrics(pair, name):
     assert found.drop.point > 0
 
 
+def test_hardly_any_sample_differs(pair):
+    """Where only one sample differs, resampling sees little: the interval is at least what none would leave."""
+    good, _, x, y = pair
+    near = linear(noise=0.02)
+    assert (predicted(near, x).argmax(1) != predicted(good, x).argmax(1)).sum() == 1
+    drop = validate(good, near, data=(x, y), metric="f1_macro").metric.drop
+    least = 100 * 3.84 / (200 + 3.85)
+    assert drop.low <= drop.point - least < drop.point + least <= drop.high
+
+
 def test_values():
     """Errors of a regression are compared in their own units: more is worse."""
     good, bad, x = two(), two(noise=0.3), inputs()
