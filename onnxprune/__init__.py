@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxprune.rules import rule
     from onnxprune.tuning import finetune
     from onnxprune.validation.result import Validation, validate
+    from onnxprune.within import compress_within
 
 __version__ = "0.1.0"
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "benchmark",
     "clean",
     "compress",
+    "compress_within",
     "criterion",
     "diff",
     "errors",
@@ -85,6 +87,7 @@ _API = (
 # No module of the package may have one of these names: importing it would hide the function.
 _HOME = dict.fromkeys(_API, "api") | {
     "search": "frontier",
+    "compress_within": "within",
     "Analysis": "analysis",
     "Plan": "plan",
     "Report": "report",

@@ -70,9 +70,34 @@ def compress(model: o.Source, given: tuning_options.Compression) -> None:
 
         out = given.output or o.beside(model, ".pruned.onnx")
         _check_outputs(model, out, given.save_plan, given.force)
+        if given.max_drop is not None:
+            _compress_within(model, out, given)
+            return
         done = stages.staged(model, given.arguments(), steps=given.steps, tuning=given.tuning())
         _write(done.result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
     _report(done.result, out, given.as_json, given.quiet, done.tuned)
+
+
+def _compress_within(model: Path, out: Path, given: tuning_options.Compression) -> None:
+    """`compress --max-drop`."""
+    from onnxprune.within import compress_within
+
+    if given.finetune is not None or given.steps != 1 or given.int8:
+        raise UsageError("--max-drop cannot be had with --finetune, --steps or --int8")
+    assert given.max_drop is not None
+    found = compress_within(model, max_drop=given.max_drop, metric=given.metric, **given.arguments())
+    _write(found.result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
+    if given.as_json:
+        show_json(found.result.report.as_dict() | {"max_drop": found.as_dict(), "output": str(out)})
+    elif not given.quiet:
+        from onnxprune.report import text
+        from onnxprune.report.within import within
+
+        show(text.compression(found.result.report, out, measured=True))
+        write("\n")
+        show(within(found.limit, [(t.kept, t.drop, t.within) for t in found.trials], found.final, found.samples[2]))
+    if not found.held:
+        raise TargetError(f"'{out}' was written, but on the inputs kept aside the drop is {found.final.drop.point:.2f}")
 
 
 @app.command(cls=_Guarded)

@@ -221,9 +221,19 @@ class Replay(Written, Inputs):
     stamp: Stamp = False
 
 
+MaxDrop = Annotated[
+    float | None,
+    _choice("D", "Find the smallest network whose metric drops by at most D points on labelled --data.", "--max-drop"),
+]
+DropMetric = Annotated[str | None, _choice("NAME", "The metric of --max-drop, as in validate.", "--metric")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Compression(Planning):
     """All options of `compress`."""
+
+    max_drop: MaxDrop = None
+    metric: DropMetric = None
 
     recover: Recover = "auto"
     int8: IntoInt8 = False

@@ -40,7 +40,7 @@ LAYERS = (
     ("provenance", "report", "settings"),
     ("budget",),
     ("api", "distill", "options"),
-    ("frontier", "student"),
+    ("frontier", "student", "within"),
     ("bundle", "tuning"),
     ("stages", "training_script"),
     ("commands",),

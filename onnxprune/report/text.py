@@ -32,8 +32,10 @@ _COUNTS = (("MACs", "macs", ""), ("parameters", "params", ""), ("size", "bytes",
 # ---- compress and apply -------------------------------------------------------------------------------------------
 
 
-def compression(report: Report, output: str | Path) -> RenderableType:
-    """What was removed, what could not be, how it was verified, and what to do next."""
+def compression(report: Report, output: str | Path, *, measured: bool = False) -> RenderableType:
+    """What was removed, what could not be, how it was verified, and what to do next; measured: the caller tells the
+    accuracy.
+    """
     return _sections(
         f"{report.model} -> {output}",
         _costs(report),
@@ -48,7 +50,10 @@ def compression(report: Report, output: str | Path) -> RenderableType:
             *(f"Model: {n}" for n in report.notes),
         ),
         _time(report.seconds),
-        f"{told_accuracy(report.recovery)}\nNext: `onnxprune diff {report.model} {output}` lists every change.",
+        _lines(
+            "" if measured else told_accuracy(report.recovery),
+            f"Next: `onnxprune diff {report.model} {output}` lists every change.",
+        ),
     )
 
 
