@@ -284,6 +284,17 @@ def test_json_keys():
     assert inner <= named
 
 
+def test_json_keys_of_validate():
+    """The table has the keys of a validation, and names what is in them."""
+    fixtures = ROOT / "fixtures"
+    model = fixtures / "vgg_legacy.onnx"
+    told = onnxprune.validate(model, model, data=fixtures / "digits_test.npz", max_drop=1.0).as_dict()
+    rows = [(re.findall(r"`(\w+)`", r[0]), r[1]) for r in table("Validation") if "--" not in r[0]]
+    assert {key for keys, _ in rows for key in keys} == set(told)
+    inner = {k for key in ("metric", "agreement", "size") for k in told[key]} | {*told["goals"][0]}
+    assert inner <= {k for keys, value in rows for k in (*keys, *re.findall(r"`(\w+)`", value))}
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name):
     """Links are to files that are there, and to headings that exist."""
