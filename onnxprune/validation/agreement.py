@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.data.columns import is_float
 from onnxprune.graph import Array
 from onnxprune.validation.intervals import Interval
-from onnxprune.validation.reading import probabilities
+from onnxprune.validation.reading import finite, probabilities
 from onnxprune.validation.statistics import of_means, rate, score_bound
 
 Reals = NDArray[np.float64]
@@ -84,7 +84,7 @@ def _divergence(p: Reals, q: Reals) -> Reals:
 
 def _distance(original: Array, candidate: Array) -> Reals:
     """[n, 3]: squared difference, squared norm of the original, cosine of the angle (1 where both are 0)."""
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (original, candidate))
+    a, b = (finite(x.reshape(len(x), -1)) for x in (original, candidate))
     products: list[Any] = [np.einsum("ij,ij->i", x, y) for x, y in ((a, a), (b, b), (a, b), (a - b, a - b))]
     aa, bb, ab, difference = products
     lengths = np.sqrt(aa * bb)

@@ -19,6 +19,8 @@ _MOVES = frozenset(
     {"Cast", "Clip", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 )
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -61,9 +63,14 @@ class Reading:
         return _classes(labels, found, self, start)
 
 
+def finite(values: Array) -> Array:
+    """As float64, infinity as the largest float32: masked scores are infinite."""
+    return np.clip(values.astype(np.float64), -_LARGEST, _LARGEST)
+
+
 def probabilities(scores: Array) -> Array:
     """Rows [n, classes] that are no probabilities yet become their softmax, in float64."""
-    rows = scores.astype(np.float64)
+    rows = finite(scores)
     if rows.size and rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=1e-3):
         return np.asarray(rows / rows.sum(axis=1, keepdims=True))
     powers = np.exp(rows - rows.max(axis=1, keepdims=True))

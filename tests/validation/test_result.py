@@ -233,6 +233,18 @@ def test_outputs_without_rows_are_left_out():
         validate(only, only, data=inputs())
 
 
+def test_infinite_scores():
+    """Scores that a model masks with infinity are compared like any others, and JSON takes what comes of it."""
+    model = linear(
+        outputs="float[N,4] y",
+        body="h = MatMul(x, w)\n m = Constant<value_floats = [0.0, 0.0, 0.0, -inf]>()\n y = Add(h, m)",
+    )
+    found = validate(model, model, data=(inputs(), np.arange(200) % 3))
+    assert found.agreement["top1"].point == found.agreement["cosine"].point == 1
+    assert found.agreement["divergence"].point == found.agreement["relative_error"].point == 0
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
 # ---- what cannot be ------------------------------------------------------------------------------------------------
 
 
