@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.budget import Budget, overhead
 from onnxprune.calibration import calibration
+from onnxprune.clock import Clock
 from onnxprune.cost import Cost, CostModel
 from onnxprune.couple import couple
 from onnxprune.cut import cut
@@ -39,9 +37,8 @@ from onnxprune.shapes import concrete_shapes
 from onnxprune.signature import taking
 from onnxprune.sparse import sparsify as sparse
 from onnxprune.sparse.result import Sparsified, Sparsity, gzip_bytes
-from onnxprune.validation.bench import Benchmark, Given, benchmark, measured
-from onnxprune.validation.environment import check_int8
-from onnxprune.validation.latency import How
+from onnxprune.validation.bench import Benchmark, benchmark
+from onnxprune.validation.corners import corners
 from onnxprune.verify import check, verify
 
 __all__ = [
@@ -67,7 +64,6 @@ __all__ = [
     "sparsify",
 ]
 Source = str | Path | onnx.ModelProto
-_LOG = logging.getLogger("onnxprune")  # the stages, for a progress display
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +83,6 @@ class Result:
     def __repr__(self) -> str:
         kept = self.report.compressed.fractions(self.report.original)
         return f"Result({self.report.model!r}, kept {', '.join(f'{k} {v:.3f}' for k, v in kept.items())})"
-
-
-@dataclass
-class Clock:
-    """Seconds per stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        _LOG.info(stage)
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 @taking(CompressOptions)
@@ -123,8 +105,6 @@ def compress(model: Source, options: CompressOptions) -> Result:
     case). Raises UsageError, ModelError, TargetError (target out of reach), VerificationError (a bug of ours).
     """
     options.check()
-    if options.int8 and not options.best_effort:
-        check_int8()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
     wanted = options.looks_at_inputs or recovery.looks_at_inputs(options.recover, options.data is not None)
@@ -134,7 +114,11 @@ def compress(model: Source, options: CompressOptions) -> Result:
     result = _finish(
         analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice, study, options.recover
     )
-    return _quantized(result, read(model), options, clock) if options.int8 else result
+    if not options.int8:
+        return result
+    with clock("int8"):
+        best = corners(read(model), result.model, options.given, options.best_effort)
+    return replace(result, model=best.model, int8=best.found, refused=best.refused)
 
 
 @taking(Options)
@@ -388,18 +372,6 @@ def _finish(
         tried=choice.tried if choice else None,
     )
     return Result(proto, plan, report)
-
-
-def _quantized(result: Result, original: onnx.ModelProto, options: CompressOptions, clock: Clock) -> Result:
-    """The result in int8 where that pays, and what was measured."""
-    given = Given(options.data, options.preprocess, options.calibration_size, options.input_shapes, options.seed)
-    with clock("int8"):
-        found = measured({"original": original, "pruned": result.model}, given, [How(seed=options.seed)], int8=True)
-    _, pruned = found.int8
-    if pruned.pays or options.best_effort:
-        return replace(result, model=pruned.model, int8=found)
-    told = f"int8 gains nothing here: the pruned model becomes {pruned.speedup.point:.2f} times as fast"
-    return replace(result, int8=found, refused=f"{told}; it stays in floats. --best-effort quantizes it all the same")
 
 
 def _cost(analysis: Analysis, kept: Mask, smaller: Model, proto: onnx.ModelProto) -> Cost:

@@ -17,6 +17,8 @@ from onnxprune.cost import Kind
 from onnxprune.errors import UsageError
 from onnxprune.sparse import sparsify as sparse
 from onnxprune.sparse.masks import parse_pattern
+from onnxprune.validation.bench import Given
+from onnxprune.validation.environment import check_int8
 
 Shapes = Mapping[str, tuple[int, ...]]
 DEFAULT_METHOD = {True: "obs", False: "group_norm"}  # with data, without
@@ -219,11 +221,18 @@ class CompressOptions(Options):
     int8: bool = False
 
     def check(self) -> None:
-        """Raise UsageError for what is wrong whatever the model."""
+        """Raise UsageError for what is wrong whatever the model, TargetError where int8 gains nothing here."""
         Options.check(self)
         recovery.check_method(self.recover)
         if self.int8 and self.data is None:
             raise UsageError("--int8 needs --data: inputs like those of use, on which the ranges are measured")
+        if self.int8 and not self.best_effort:
+            check_int8()
+
+    @property
+    def given(self) -> Given:
+        """The same inputs, to calibrate and measure int8 with."""
+        return Given(self.data, self.preprocess, self.calibration_size, self.input_shapes, self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ ROOT = Path(onnxprune.__file__).parent
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # From the bottom up; a module imports from its own layer or from those below it. A package stands for all its modules.
 LAYERS = (
-    ("errors", "factors", "points", "signature", "stored"),
+    ("clock", "errors", "factors", "points", "signature", "stored"),
     ("external", "header", "terminal"),
     ("graph",),
     ("analysis", "check"),

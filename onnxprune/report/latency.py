@@ -41,7 +41,7 @@ def _latencies(rows: Sequence[Row], names: dict[str, str]) -> Table:
         t = r.timing
         times = [duration(x) for x in (t.p50, t.p90, t.p99)]
         memory = "-" if r.memory is None else si(r.memory, "B")
-        rest = (si(r.throughput), duration(t.first), duration(t.load), memory)
+        rest = (si(float(f"{r.throughput:.3g}")), duration(t.first), duration(t.load), memory)
         made.add_row(*_which(r, rows, names[r.model]), *times, *rest)
     return made
 

@@ -1,0 +1,28 @@
+"""Original and pruned, in floats and in int8: what a pruned model gains by quantization, and whether it is worth it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from onnx import ModelProto
+
+from onnxprune.validation.bench import Benchmark, Given, measured
+from onnxprune.validation.latency import How
+
+
+class Corners(NamedTuple):
+    """The model to ship, all four beside each other, and why the model stayed in floats ("" where it did not)."""
+
+    model: ModelProto
+    found: Benchmark
+    refused: str
+
+
+def corners(original: ModelProto, pruned: ModelProto, given: Given, forced: bool) -> Corners:
+    """Quantize both on the given data and measure all four; int8 is chosen where it is faster, or `forced`."""
+    found = measured({"original": original, "pruned": pruned}, given, [How(seed=given.seed)], int8=True)
+    _, gain = found.int8
+    if gain.pays or forced:
+        return Corners(gain.model, found, "")
+    told = f"int8 gains nothing here: the pruned model becomes {gain.speedup.point:.2f} times as fast"
+    return Corners(pruned, found, f"{told}; it stays in floats. --best-effort quantizes it all the same")
