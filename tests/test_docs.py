@@ -130,7 +130,10 @@ def table(heading):
 def options():
     """Long options of every command, with their help."""
     group = typer.main.get_command(app)
-    found = {name: {o for p in c.params for o in p.opts if o[:2] == "--"} for name, c in group.commands.items()}
+    found = {
+        name: {o for p in c.params for o in (*p.opts, *p.secondary_opts) if o[:2] == "--"}
+        for name, c in group.commands.items()
+    }
     return found | {"": {o for p in group.params for o in p.opts if o[:2] == "--"} | {"--help"}}
 
 
