@@ -17,11 +17,12 @@ import pytest
 import typer
 
 import onnxprune
-from onnxprune import criteria, recovery
+from onnxprune import recovery
 from onnxprune.cli import app
 from onnxprune.data import PRESETS
 from onnxprune.errors import Exit
 from onnxprune.plan import as_json
+from onnxprune.settings import ALLOCATIONS, METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
@@ -232,14 +233,14 @@ def test_every_option_is_explained():
 def test_every_method_is_named():
     """The README lists the methods that there are."""
     row = next(" ".join(r) for r in table("Which option when") if "--method" in r[1])
-    assert set(re.findall(r"`(?:--method )?(\w+)`", row)) == set(criteria.NAMES)
+    assert set(re.findall(r"`(\w+)`", row)) == set(METHODS)
 
 
 def test_every_repair_allocation_and_preset_is_named():
     """The section on recovery explains every choice of its options."""
     rows = {r[0].strip("`"): r[2] for r in table("Recovery") if r[0].startswith("`--")}
     assert set(recovery.METHODS) <= set(re.findall(r"`([\w-]+)`", rows["--recover"]))
-    assert set(recovery.ALLOCATIONS) <= set(re.findall(r"`(\w+)`", rows["--allocate"]))
+    assert set(ALLOCATIONS) <= set(re.findall(r"`(\w+)`", rows["--allocate"]))
     assert all(f"`{name}`" in README for name in PRESETS)
 
 
