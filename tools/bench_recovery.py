@@ -23,14 +23,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from recovery_grid import NETWORKS, Row, accuracy_rows, speed_rows
+from recovery_grid import NETWORKS, Network, Row, accuracy_rows, speed_rows
 from recovery_table import write
 
 TOOLS = Path(__file__).resolve().parent
@@ -170,6 +170,7 @@ class Runner:
     peer: str | None
     threads: int
     scratch: Path
+    networks: Sequence[Network] = NETWORKS
 
     def run(self, row: Row) -> dict[str, Any]:
         """What a row gives; `failed` says why there is nothing."""
@@ -189,7 +190,7 @@ class Runner:
 
     def task(self, row: Row) -> dict[str, Any]:
         """All that a child needs to know."""
-        prefix = next((n.data for n in NETWORKS if n.name == row.network), None)
+        prefix = next((n.data for n in self.networks if n.name == row.network), None)
         test = str(self.data / f"{prefix}_test.npz") if row.kind != "speed" else None
         data = self.data / f"{prefix}_calib.npz" if prefix else self.smooth(row.images)
         paths = {"model": self.model(row.network), "data": data, "out": self.scratch / f"{os.getpid()}.onnx"}
@@ -198,8 +199,10 @@ class Runner:
 
     def model(self, name: str) -> Path:
         """The file of a network: a trained one, or an export of the zoo."""
-        own = self.models / f"{name}.onnx"
-        return own if own.exists() or self.zoo is None else self.zoo / f"{name}.legacy.onnx"
+        places = [self.models / f"{name}.onnx"]
+        if self.zoo is not None:
+            places += [self.zoo / f"{name}.onnx", self.zoo / f"{name}.legacy.onnx"]
+        return next((p for p in places if p.exists()), places[-1])
 
     def smooth(self, images: int) -> Path:
         """A file of smooth random images [n, 3, 224, 224]: noise at five scales, mean 0, deviation 1."""
@@ -258,28 +261,30 @@ def cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def journal() -> dict[str, dict[str, Any]]:
+def journal(path: Path) -> dict[str, dict[str, Any]]:
     """The latest line of each row, by key."""
-    if not JOURNAL.exists():
+    if not path.exists():
         return {}
-    found = (json.loads(text) for text in JOURNAL.read_text(encoding="utf-8").splitlines())
+    found = (json.loads(text) for text in path.read_text(encoding="utf-8").splitlines())
     return {r["key"]: r for r in found}
 
 
-def left(rows: Iterable[Row], again: bool, failed: bool) -> list[Row]:
-    """The rows to run: all, or those that the journal does not hold, or not with a result."""
-    held = {} if again else journal()
-    done = {key for key, line in held.items() if not (failed and "failed" in line["result"])}
-    return [r for r in rows if r.key not in done]
+def chosen(rows: Iterable[Row], args: argparse.Namespace, path: Path) -> list[Row]:
+    """The rows to run: those named that the journal does not hold, or not with a result."""
+    held = {} if args.again else journal(path)
+    done = {key for key, line in held.items() if not (args.failed and "failed" in line["result"])}
+    wanted = (r for r in rows if fnmatchcase(r.key, args.only) and (r.kind != "peer" or args.peer))
+    return list({r.key: r for r in wanted if r.key not in done}.values())
 
 
-def measure(rows: Iterable[Row], runner: Runner) -> None:
+def measure(rows: Iterable[Row], runner: Runner, path: Path) -> None:
     """Run rows and append them to the journal."""
+    path.parent.mkdir(exist_ok=True)
     for row in rows:
         start = time.perf_counter()
         result = runner.run(row)
         line = row.as_dict() | {"wall": time.perf_counter() - start, "result": result} | provenance(runner.threads)
-        with JOURNAL.open("a", encoding="utf-8") as out:
+        with path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(rounded(line)) + "\n")
         shown = (
             f", {100 * result['correct'] / result['n']:.2f} %"
@@ -302,9 +307,9 @@ def restrict(threads: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
-def arguments() -> argparse.Namespace:
+def arguments(page: str | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(page or "").splitlines()[0])
     parser.add_argument("models", type=Path, nargs="?")
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--speed", action="store_true", help="seconds and memory instead of accuracy")
@@ -325,23 +330,21 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Parse, run, write."""
-    args = arguments()
+    args = arguments(__doc__)
     if args.row:
         task = json.loads(args.row)
         restrict(task["threads"])
         print(json.dumps(child(task)))
         return 0
     rows = list(speed_rows(args.zoo, args.repeats) if args.speed else accuracy_rows())
-    rows = [r for r in rows if fnmatchcase(r.key, args.only) and (r.kind != "peer" or args.peer)]
-    rows = left(rows, args.again, args.failed)
+    rows = chosen(rows, args, JOURNAL)
     if args.list:
         print("\n".join(r.key for r in rows))
         return 0
-    JOURNAL.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         runner = Runner(args.models, args.data, args.zoo, args.peer, args.threads, Path(scratch))
-        measure(rows, runner)
-    write(journal(), TABLE)
+        measure(rows, runner, JOURNAL)
+    write(journal(JOURNAL), TABLE)
     return 0
 
 

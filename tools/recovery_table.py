@@ -35,12 +35,16 @@ def write(found: Lines, path: Path) -> None:
 
 def head(found: Lines) -> Iterator[str]:
     """What was measured, where."""
+    yield from (*HEAD, "", *provenance(found))
+
+
+def provenance(found: Lines) -> Iterator[str]:
+    """Machines, versions, commits."""
     machines = {
         f"{r['machine']['cpu']}, {r['machine']['threads']} of {r['machine']['cores']} cores" for r in found.values()
     }
     versions = {", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in found.values()}
     peers = {r["result"]["version"] for r in found.values() if "version" in r["result"]}
-    yield from (*HEAD, "")
     yield f"Machine: {'; '.join(sorted(machines))}. Versions: {'; '.join(sorted(versions | peers))}."
     yield f"Commits: {', '.join(sorted({r['commit'] for r in found.values()}))}."
     yield ""
