@@ -347,7 +347,8 @@ def _finish(
     if recover != "none" and not kept.all():
         with clock("recover"):
             grow = not {"params", "size"} & plan.settings.keys()  # new biases would exceed what the plan promises
-            recovered = recovery.recover(analysis, kept, smaller, recover, study, new_biases=grow)
+            partners = _partners(analysis, plan) if recover == "merge" else None
+            recovered = recovery.recover(analysis, kept, smaller, recover, study, new_biases=grow, partners=partners)
             check(smaller, analysis)
     with clock("export"):
         proto = export(smaller)
@@ -372,6 +373,14 @@ def _finish(
         tried=choice.tried if choice else None,
     )
     return Result(proto, plan, report)
+
+
+def _partners(analysis: Analysis, plan: Plan) -> criteria.Partners | None:
+    """What the plan's criterion, if it looks at weights alone, says can take the place of each class."""
+    name = str(plan.settings.get("method", ""))
+    if not name or name.partition(":")[0] not in criteria.NAMES or criteria.needs_data(name):
+        return None
+    return criteria.rank(name, analysis, seed=int(plan.settings.get("seed", 0))).partners
 
 
 def _cost(analysis: Analysis, kept: Mask, smaller: Model, proto: onnx.ModelProto) -> Cost:

@@ -273,21 +273,29 @@ class Study:
 
 
 def recover(
-    analysis: Analysis, kept: Mask, smaller: Model, method: str, study: Study | None, *, new_biases: bool = True
+    analysis: Analysis,
+    kept: Mask,
+    smaller: Model,
+    method: str,
+    study: Study | None,
+    *,
+    new_biases: bool = True,
+    partners: criteria.Partners | None = None,
 ) -> Recovery:
     """Repair a cut model in place; it stays as it is where the cut agrees better with the original on held inputs.
 
     study: the original on calibration inputs; without it only "merge", "fold" and "absorb" can be done, unchecked.
-    new_biases: whether layers without a place for a bias may get one.
+    new_biases: whether layers without a place for a bias may get one. partners: for "merge", the class that takes the
+    place of each one, as the criterion found it.
     """
     if study is None:
-        layers = weights.repair(method, analysis, kept, smaller, [])
+        layers = weights.repair(method, analysis, kept, smaller, [], partners=partners)
         return Recovery(method, None, tuple(layers), None, None, "repaired")
     method = DEFAULT if method == "auto" else method
     plain = study.outputs(program(smaller))
     if method in weights.METHODS:
         copy = smaller.copy()
-        layers = weights.repair(method, analysis, kept, copy, study.readers_of_original())
+        layers = weights.repair(method, analysis, kept, copy, study.readers_of_original(), partners=partners)
         narrow = program(copy)
         outputs = study.outputs(narrow)
     else:

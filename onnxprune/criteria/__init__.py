@@ -5,6 +5,7 @@ from onnxprune.criteria.activations import InputStatistics
 from onnxprune.criteria.registry import (
     NAMES,
     Criterion,
+    Partners,
     Ranking,
     Scores,
     check,
@@ -21,6 +22,7 @@ __all__ = [
     "NAMES",
     "Criterion",
     "InputStatistics",
+    "Partners",
     "Ranking",
     "Scores",
     "activations",

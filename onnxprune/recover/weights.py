@@ -12,7 +12,7 @@ from onnxprune.graph import Model
 from onnxprune.recover.absorb import absorb
 from onnxprune.recover.fold import fold
 from onnxprune.recover.layers import sites
-from onnxprune.recover.merge import Repair, merge
+from onnxprune.recover.merge import Partners, Repair, merge
 from onnxprune.recover.program import program, write_back
 from onnxprune.recover.sequence import LayerRecovery
 from onnxprune.recover.statistics import Reader
@@ -22,18 +22,26 @@ METHODS = ("absorb", "merge", "fold", "ridge")
 
 
 def repair(
-    method: str, analysis: Analysis, kept: Mask, smaller: Model, readers: Sequence[Reader], ridge: float = 1e-3
+    method: str,
+    analysis: Analysis,
+    kept: Mask,
+    smaller: Model,
+    readers: Sequence[Reader],
+    *,
+    partners: Partners | None = None,
+    ridge: float = 1e-3,
 ) -> list[LayerRecovery]:
     """Change the weights of a cut model in place, and tell per layer (or parameter) what was done.
 
-    readers: what the layers of the uncut model read; wanted by "absorb" and "ridge".
+    readers: what the layers of the uncut model read; wanted by "absorb" and "ridge". partners: for "merge", the class
+    that takes the place of each one; by default the most similar.
     """
     if method == "ridge":
         done = _channel_ridge(analysis, kept, smaller, readers, ridge)
     elif method == "absorb":
         done = absorb(analysis, kept, smaller, {r.site.weight: _channel_means(r) for r in readers})
     elif method == "merge":
-        done = merge(analysis, kept, smaller)
+        done = merge(analysis, kept, smaller, partners)
     else:
         done = fold(analysis, kept, smaller)
     ops = {t.name: (n.name or n.outputs[0].name, n.op) for n in smaller.graph.nodes for t in n.inputs}

@@ -1,0 +1,143 @@
+"""Methods by name: budgets, bounds, partners, and options that contradict each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import proto
+from onnx import numpy_helper
+
+import onnxprune
+from onnxprune import criteria
+from onnxprune.errors import UsageError
+from onnxprune.settings import METHODS, CompressOptions
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+CALIB = FIXTURES / "digits_calib.npz"
+NETWORKS = sorted(p.name for p in FIXTURES.glob("*_dynamo.onnx"))
+SMALL = {"calibration_size": 64, "time_budget": 1.0, "recover": "none", "data": CALIB}
+RESNET = FIXTURES / "resnet_bn_dynamo.onnx"
+
+
+@pytest.mark.parametrize("method", ["cluster", "diversity:absolute,outgoing", "hybrid", "evolve"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_budgets_are_met(name, method):
+    """Every method keeps at most the target, and within 2 % of it or says why not; the cut equals the masked original."""
+    options = {"budget": 8} if method == "evolve" else {}
+    report = onnxprune.compress(FIXTURES / name, flops=0.5, align=1, method=method, **SMALL, **options).report
+    kept = report.compressed.macs / report.original.macs
+    assert kept <= 0.5
+    assert kept > 0.49 or report.note
+    assert report.verification.relative_error < 1e-4
+
+
+@pytest.mark.parametrize("method", ["hybrid", "evolve"])
+def test_a_search_repeats(method):
+    """The same seed gives the same choice; what was tried is in the report and has the choice."""
+    first, second = (onnxprune.compress(RESNET, flops=0.4, method=method, **SMALL) for _ in range(2))
+    assert first.plan.keep == second.plan.keep
+    tried = first.report.tried
+    if method == "hybrid":
+        chosen = tried["candidates"][tried["chosen"]]
+        assert chosen["kept"] == first.report.compressed.macs / first.report.original.macs
+        repaired = [c["repaired"] for c in tried["candidates"] if c["repaired"] is not None]
+        assert chosen["repaired"] == min(repaired)
+        assert all(np.isfinite(c["kl"]) and np.isfinite(c["naswot"]) for c in tried["candidates"])
+    else:
+        assert tried["chosen"] == ("optimised" if tried["optimised"] < tried["plain"] else "plain")
+        assert all(g["after"] <= g["before"] for g in tried["groups"])
+
+
+def test_the_proxy_decides():
+    """With `naswot` the pair with the largest score is taken; with `none` no inputs are looked at."""
+    found = onnxprune.compress(RESNET, flops=0.4, method="hybrid", proxy="naswot", **SMALL).report.tried
+    scores = [c["naswot"] for c in found["candidates"]]
+    assert scores[found["chosen"]] == max(scores)
+    blind = onnxprune.compress(RESNET, flops=0.4, method="hybrid", proxy="none", recover="none").report
+    assert "calibrate" not in blind.seconds
+    assert {c["kl"] for c in blind.tried["candidates"]} == {None}
+
+
+def test_rates_bound_layers():
+    """No group loses more than the rate; a pattern bounds the filters of the layers that it names alone."""
+
+    def shares(**options):
+        result = onnxprune.compress(RESNET, flops=0.4, align=1, method="cluster", recover="none", **options)
+        outs = {x.node: x.outputs for x in result.report.layers if x.outputs and x.outputs[0] > 10}
+        return {name: after / before for name, (before, after) in outs.items()}
+
+    free, bound = shares(), shares(max_rate=0.5)
+    assert min(free.values()) < 0.5 <= min(bound.values())
+    lowest = min(free, key=free.__getitem__)
+    named = shares(max_rate=[f"{lowest}=0.25"])
+    assert named[lowest] >= 0.75
+    assert min(named.values()) < 0.5
+
+
+TWINS = """g (float[N,3,6,6] x) => (float[N,2,6,6] y) <float[8,3,3,3] w, float[8] b, float[2,8,1,1] v> {
+    c = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+    r = Relu(c)
+    y = Conv(r, v)
+}"""
+
+
+@pytest.mark.parametrize("method", ["cluster", "diversity"])
+def test_merge_takes_the_partners_of_the_criterion(method, monkeypatch):
+    """A filter that is half of another one leaves for it, and merging them changes nothing."""
+    model = proto(TWINS)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor).copy()
+        if tensor.name in ("w", "b"):
+            array[5] = array[2] / 2
+        if tensor.name == "v":
+            array[:, 5] = 2 * array[:, 2] if method == "cluster" else array[:, 5]
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    asked = []
+    real = criteria.rank
+    monkeypatch.setattr(criteria, "rank", lambda *a, **k: asked.append(a[0]) or real(*a, **k))
+    result = onnxprune.compress(model, flops=7 / 8, align=1, method=method, recover="merge")
+    [kept] = [axes[0] for name, axes in result.plan.keep.items() if name == "w"]
+    assert asked[-1] == method
+    if method == "cluster":  # compares norms in both directions: there the doubled readers tell the two apart
+        return
+    assert sorted(set(range(8)) - set(kept)) in ([2], [5])
+    x = np.random.default_rng(0).standard_normal((4, 3, 6, 6)).astype(np.float32)
+    outputs = [onnx.reference.ReferenceEvaluator(m).run(None, {"x": x})[0] for m in (model, result.model)]
+    np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "hybird"}, "did you mean 'hybrid'"),
+        ({"method": "hybrid", "allocate": "greedy", "proxy": "kl"}, "--proxy belongs to --allocate pairs"),
+        ({"method": "l2", "budget": 10}, "--budget belongs to --allocate evolve"),
+        ({"method": "evolve", "optimiser": "luck"}, "--optimiser 'luck' is not known"),
+        ({"method": "evolve", "budget": 0}, "--budget 0"),
+        ({"method": "hybrid", "proxy": "guess"}, "--proxy 'guess' is not known"),
+        ({"method": "l2", "allocate": "threshold"}, "--allocate threshold wants a criterion"),
+        ({"method": "obs", "allocate": "pairs"}, "--allocate pairs wants a criterion"),
+        ({"method": "cluster:wards"}, "cluster has the options kmeans, not wards"),
+        ({"max_rate": "1.5"}, "--max-rate '1.5'"),
+        ({"max_rate": ["stem*=x"]}, "--max-rate 'stem[*]=x'"),
+    ],
+)
+def test_contradictions_are_usage_errors(options, message):
+    """What cannot be meant is refused whatever the model."""
+    with pytest.raises(UsageError, match=message):
+        CompressOptions(flops=0.5, **options).check()
+
+
+def test_unknown_layers_of_a_rate():
+    """A pattern of --max-rate that names nothing is told with its option."""
+    with pytest.raises(UsageError, match=r"--max-rate 'wild[*]' names no layer"):
+        onnxprune.make_plan(RESNET, flops=0.5, method="l2", max_rate="wild*=0.5")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_criterion(method):
+    """A name is a criterion, or stands for one."""
+    criteria.check(CompressOptions(flops=0.5, method=method).criterion)
