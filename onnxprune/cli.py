@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 
 from onnxprune import __version__
 from onnxprune import options as o
+from onnxprune.commands import measuring, tuning, tuning_options
 from onnxprune.commands import search as searches
-from onnxprune.commands import tuning, tuning_options
 from onnxprune.commands.gate_options import Validating
 from onnxprune.errors import Exit, TargetError, UsageError
 from onnxprune.signature import taking
@@ -261,20 +261,6 @@ def diff(
 
 
 @app.command(cls=_Guarded)
-@taking(o.Measuring)
-def bench(models: o.Sources, given: o.Measuring) -> None:
-    """Measure models beside each other: latency with intervals, speed-up over the first, memory, kernels, layers."""
-    from onnxprune import api
-    from onnxprune.report import latency
-
-    found = api.benchmark(models, **given.arguments())
-    if given.as_json:
-        show_json(found.as_dict())
-    else:
-        show(latency.benchmark(found))
-
-
-@app.command(cls=_Guarded)
 @taking(Validating)
 def validate(
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="A model.")],
@@ -305,7 +291,7 @@ def validate(
         raise TargetError(told.missed(found))
 
 
-for _command in (searches.search, tuning.finetune, tuning.handoff, tuning.absorb):
+for _command in (measuring.bench, searches.search, tuning.finetune, tuning.handoff, tuning.absorb):
     app.command(cls=_Guarded)(_command)
 
 
