@@ -298,6 +298,8 @@ def rounded(value: Any) -> Any:
     """The same with floats of six digits, for a short journal."""
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
