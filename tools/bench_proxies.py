@@ -2,9 +2,9 @@
 
 Usage: python tools/bench_proxies.py MODELS DATA [--model cifar10_resnet20_jpegft] [--keep 0.35] [--threads N]
 
-Candidates: pairs of thresholds as in --method hybrid, criteria, and rankings with random weights per group; all keep the
-same share of the MACs and are repaired by least squares on the same 512 unlabelled inputs. The proxies see calibration
-inputs only; the test set is for the accuracy alone. Appends to tools/results/proxies.jsonl, writes proxies.md.
+Candidates: pairs of thresholds as in --method hybrid, criteria, and rankings with random weights per group; all keep
+the same share of the MACs and are repaired by least squares on the same 512 unlabelled inputs. The proxies see
+calibration inputs only; the test set is for the accuracy alone. Appends to tools/results/proxies.jsonl, writes proxies.md.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield f"## {found['model']} at {found['keep']:g} of the MACs"
     yield ""
     best, worst = 100 * accuracy.max(), 100 * accuracy.min()
-    yield f"{len(rows)} networks, accuracy {worst:.1f} to {best:.1f} %; {found['seconds']:.0f} s, commit {found['commit']}."
+    spent = f"{found['seconds']:.0f} s, commit {found['commit']}"
+    yield f"{len(rows)} networks, accuracy {worst:.1f} to {best:.1f} %; {spent}."
     yield ""
     yield "| proxy | tau | would take |"
     yield "|--|--|--|"
