@@ -4,7 +4,8 @@ Usage: python tools/bench_proxies.py MODELS DATA [--model cifar10_resnet20_jpegf
 
 Candidates: pairs of thresholds as in --method hybrid, criteria, and rankings with random weights per group; all keep
 the same share of the MACs and are repaired by least squares on the same 512 unlabelled inputs. The proxies see
-calibration inputs only; the test set is for the accuracy alone. Appends to tools/results/proxies.jsonl, writes proxies.md.
+calibration inputs only; the test set is for the accuracy alone. Appends to tools/results/proxies.jsonl and writes
+proxies.md.
 """
 
 from __future__ import annotations
