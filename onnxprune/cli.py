@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from onnxprune import __version__
 from onnxprune import options as o
 from onnxprune.commands import search as searches
-from onnxprune.commands import tuning, tuning_options
+from onnxprune.commands import sparsify, tuning, tuning_options
 from onnxprune.commands.gate_options import Validating
 from onnxprune.errors import Exit, TargetError, UsageError
 from onnxprune.signature import taking
@@ -142,27 +142,6 @@ def apply(
         result = api.apply_plan(model, decided, recover=given.recover, **given.inputs())
         _write(result, model, out, force=given.force, stamp=given.stamp)
     _report(result, out, given.as_json, given.quiet)
-
-
-@app.command(cls=_Guarded)
-@taking(o.Zeroing)
-def sparsify(model: o.Source, given: o.Zeroing) -> None:
-    """Set single weights to zero; shapes stay, and nothing gets faster: only a compressed file is smaller.
-
-    Give --sparsity or --pattern. Writes MODEL.sparse.onnx unless -o names another file.
-    """
-    with progress(given.quiet):
-        from onnxprune import api, files
-        from onnxprune.report import sparsity
-
-        out = given.output or o.beside(model, ".sparse.onnx")
-        files.check_output(out, model, given.force)
-        result = api.sparsify(model, **given.arguments())
-        files.write_model(result.model, out, source=model, force=given.force)
-    if given.as_json:
-        show_json(result.report.as_dict() | {"output": str(out)})
-    elif not given.quiet:
-        show(sparsity.sparsity(result.report, out))
 
 
 @app.command(cls=_Guarded)
@@ -305,7 +284,7 @@ def validate(
         raise TargetError(told.missed(found))
 
 
-for _command in (searches.search, tuning.finetune, tuning.handoff, tuning.absorb):
+for _command in (searches.search, sparsify.sparsify, tuning.finetune, tuning.handoff, tuning.absorb):
     app.command(cls=_Guarded)(_command)
 
 

@@ -6,9 +6,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from onnxprune.search.optimisers import OPTIMISERS
 
 from onnxprune.recover.least_squares import masked_solve
+from onnxprune.searching.optimisers import OPTIMISERS
 from onnxprune.sparse.choice import LayerError, chosen
 from onnxprune.sparse.masks import Pattern, band, by_magnitude, by_pattern, pattern_band
 
