@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from onnxprune import __version__
 from onnxprune import options as o
-from onnxprune.commands import measuring, tuning, tuning_options
+from onnxprune.commands import measuring, sparsify, tuning, tuning_options
 from onnxprune.commands import search as searches
 from onnxprune.commands.gate_options import Validating
 from onnxprune.errors import Exit, TargetError, UsageError
@@ -145,27 +145,6 @@ def apply(
 
 
 @app.command(cls=_Guarded)
-@taking(o.Zeroing)
-def sparsify(model: o.Source, given: o.Zeroing) -> None:
-    """Set single weights to zero; shapes stay, and nothing gets faster: only a compressed file is smaller.
-
-    Give --sparsity or --pattern. Writes MODEL.sparse.onnx unless -o names another file.
-    """
-    with progress(given.quiet):
-        from onnxprune import api, files
-        from onnxprune.report import sparsity
-
-        out = given.output or o.beside(model, ".sparse.onnx")
-        files.check_output(out, model, given.force)
-        result = api.sparsify(model, **given.arguments())
-        files.write_model(result.model, out, source=model, force=given.force)
-    if given.as_json:
-        show_json(result.report.as_dict() | {"output": str(out)})
-    elif not given.quiet:
-        show(sparsity.sparsity(result.report, out))
-
-
-@app.command(cls=_Guarded)
 def analyze(
     model: o.Source,
     redundancy: o.Redundancy = False,
@@ -291,7 +270,10 @@ def validate(
         raise TargetError(told.missed(found))
 
 
-for _command in (measuring.bench, searches.search, tuning.finetune, tuning.handoff, tuning.absorb):
+for _command in (
+    *(measuring.bench, searches.search, sparsify.sparsify),
+    *(tuning.finetune, tuning.handoff, tuning.absorb),
+):
     app.command(cls=_Guarded)(_command)
 
 

@@ -120,17 +120,6 @@ Profile = Annotated[bool, _measure(None, "Also time every layer, under its name 
 WithInt8 = Annotated[bool, _measure(None, "Also every model in int8, calibrated on --data; and accuracy.", "--int8")]
 PeakMemory = Annotated[bool, _measure(None, "Also measure peak memory.", "--memory/--no-memory")]
 
-Zeros = Annotated[float | None, _choice("F", "Share of every layer's weights that becomes zero.", "--sparsity")]
-Pattern = Annotated[str | None, _choice("N:M", "Instead: N of every M consecutive inputs of an output stay, as 2:4.")]
-Masks = Annotated[str, _choice("NAME", "How weights are chosen: evolve or magnitude.", "--method")]
-Scope = Annotated[str, _choice("NAME", "The share is that of every tensor, or global: of all together.")]
-MaskSearch = Annotated[str, _choice("NAME", f"Search of masks: {', '.join(OPTIMISERS)}.")]
-MasksTried = Annotated[int, _choice("N", "Masks that are tried per layer.", "--budget")]
-
-Refit = Annotated[
-    str, _given("NAME", "Fit what is left anew: auto (where inputs are looked at), least-squares, none.", "--recover")
-]
-
 Out = Annotated[Path | None, _result("FILE", "The file to write.", "--output", "-o")]
 Force = Annotated[bool, _result(None, "Replace an existing file.", "--force")]
 Stamp = Annotated[bool, _result(None, "Write version, settings and digests into the metadata.", "--stamp")]
@@ -293,25 +282,6 @@ def share(text: str, option: str) -> float:
     if not 0 < value < 1:
         raise UsageError(f"{option} {text!r}: give a share between 0 and 100 %, such as 2% or 0.02")
     return value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Zeroing(Written, Inputs):
-    """All options of `sparsify`."""
-
-    sparsity: Zeros = None
-    pattern: Pattern = None
-    method: Masks = "evolve"
-    scope: Scope = "tensor"
-    optimiser: MaskSearch = "evolution"
-    budget: MasksTried = 300
-    recover: Refit = "auto"
-    keep: Keep = None
-
-    def arguments(self) -> dict[str, Any]:
-        """The same as keyword arguments of `onnxprune.sparsify`."""
-        names = ("sparsity", "pattern", "method", "scope", "optimiser", "budget", "recover")
-        return self.inputs() | {n: getattr(self, n) for n in names} | {"keep": self.keep or ()}
 
 
 def alignment(text: str) -> int | Literal["auto"]:

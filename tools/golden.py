@@ -30,7 +30,8 @@ def golden(path: Path) -> dict[str, Any]:
 
 def main() -> int:
     """Write the file."""
-    found = {f.name: golden(f) for f in sorted(FIXTURES.glob("*.onnx"))}
+    paths = [*sorted(FIXTURES.glob("*.onnx")), *sorted(FIXTURES.glob("*/*.onnx"))]
+    found = {f.relative_to(FIXTURES).as_posix(): golden(f) for f in paths}
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in found.items())
     (FIXTURES / "golden.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     return 0

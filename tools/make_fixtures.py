@@ -293,6 +293,9 @@ for measuring: do not choose anything by it. What cuts with and without recovery
 
 Doc strings and metadata were stripped after export; only `resnet_bn_legacy.onnx` has metadata, `task` = `digits`, for
 testing that it survives.
+
+[cifar10/](cifar10/README.md) holds three larger networks trained on photographs, made by `tools/train_nets.py`; the
+tests that run over every fixture leave them out.
 """
 
 

@@ -49,7 +49,7 @@ class Setting:
 
 SETTINGS = {
     "vgg": Setting(6, 0.06, half=True),
-    "mobilenet": Setting(4, 0.1, half=False),
+    "mobilenet": Setting(3, 0.1, half=False),
     "densenet": Setting(5, 0.1, half=True),
 }
 

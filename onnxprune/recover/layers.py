@@ -12,6 +12,7 @@ from onnxprune.graph import FLOATS, Array
 from onnxprune.recover.linear import Linear, linear
 from onnxprune.recover.program import Program
 
+COMPUTED = "both operands are computed"
 OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -98,7 +99,7 @@ def _site(program: Program, index: int, uses: Counter[str]) -> Site | str:  # no
             return why
     if name not in program.weights:
         return (
-            "both operands are computed"
+            COMPUTED
             if name in program.producer or program.is_dynamic(name)
             else "its weight has a type that is not read"
         )

@@ -77,10 +77,15 @@ def _layers(tensors: tuple[TensorSparsity, ...]) -> RenderableType:
 
 def _remarks(report: Sparsity) -> list[str]:
     masked = report.masked
-    reasons = [f"{short(t.node)}: {t.reason}" for t in masked.tensors if t.reason]
-    skipped = [f"{short(node)}: left as it is, {why}" for node, why in masked.skipped.items()]
+    layers = dict[str, list[str]]()
+    for node, why in (*((t.node, t.reason) for t in masked.tensors if t.reason), *masked.skipped.items()):
+        layers.setdefault(why, []).append(node)
+    reasons = [
+        f"{short(nodes[0])}{f' and {len(nodes) - 1} more' if len(nodes) > 1 else ''}: {why}"
+        for why, nodes in layers.items()
+    ]
     notes = [] if report.data is None else report.data["notes"]
-    lines = [f"- {n}" for n in (*notes, *masked.notes, *reasons, *skipped)]
+    lines = [f"- {n}" for n in (*notes, *masked.notes, *reasons)]
     return ["", *lines] if lines else []
 
 

@@ -20,7 +20,7 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph import Array, Model
 from onnxprune.parallel import each
 from onnxprune.recover.agreement import agreement
-from onnxprune.recover.layers import Site, sites
+from onnxprune.recover.layers import COMPUTED, Site, sites
 from onnxprune.recover.program import Feeds, Program, program, write_back
 from onnxprune.recover.view import View
 from onnxprune.recovery import Study
@@ -91,7 +91,8 @@ def sparsify(model: Model, study: Study | None, settings: Settings) -> Masked:
     nothing, ModelError where no weight can be treated.
     """
     whole = program(model) if study is None else study.program
-    found, skipped = sites(whole)
+    found, others = sites(whole)
+    skipped = {node: why for node, why in others.items() if why != COMPUTED}
     reasons = _left_alone(found, settings)
     treated = _weights(whole, [s for s in found if s.weight not in reasons], study, settings.recover)
     if not treated:
@@ -244,7 +245,9 @@ def _rows(
             weight = treated[index]
             zeros = int(weight.matrix.size - np.count_nonzero(weight.matrix * final[index]))
             errors = _errors(weight.error, *(m[index] for m in tried))
-            known = "" if weight.error is not None else "by magnitude: what it reads was not looked at"
+            known = (
+                "" if weight.error is not None or len(tried) < 2 else "by magnitude: what it reads was not looked at"
+            )
         rows.append(TensorSparsity(site.weight, layer.node, layer.op, int(np.prod(layer.shape)), zeros, *errors, known))
     return tuple(rows)
 
