@@ -219,7 +219,8 @@ def exported(network: torch.nn.Module) -> onnx.ModelProto:
         )
     if program is None:
         raise SystemExit("the exporter returned nothing")
-    model, graph = program.model_proto, program.model_proto.graph
+    model = program.model_proto  # made anew by every access
+    graph = model.graph
     for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.ClearField("doc_string")
         item.ClearField("metadata_props")
