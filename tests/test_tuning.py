@@ -79,12 +79,19 @@ def test_distillation_beats_its_start(torch, cut):
     assert set(report.shares) == {"teacher", "augment", "forward", "backward", "evaluation"}
 
 
-def test_the_teacher_is_worth_more_than_the_labels_alone(torch, cut, labelled):
-    """At equal steps, distillation with labels beats training on the labels only, on images that neither has seen."""
-    plain = tune(cut, data=labelled, labels=True, alpha=0.0, epochs=6)
-    taught = tune(cut, data=labelled, labels=True, alpha=0.9, epochs=6)
-    assert len(plain.report.history) == len(taught.report.history)
-    assert accuracy(taught.model, 250) > accuracy(plain.model, 250)
+def test_the_teacher_is_worth_more_than_the_labels_alone(torch, labelled):
+    """At equal steps, distillation with labels beats training on the labels only, on images that neither has seen; the
+    margin, a point in the mean of two seeds, is half of what was measured.
+    """
+    teacher = FIXTURES / "tiny_vit_legacy.onnx"
+    start = onnxprune.compress(teacher, flops=0.2, data=TRAIN, allocate="global").model
+    found = {}
+    for alpha in (0.0, 0.9):
+        options = {"teacher": teacher, "data": labelled, "labels": True, "alpha": alpha, "epochs": 6, "patience": 9}
+        runs = [tune(start, **options, take="last", seed=seed) for seed in (0, 1)]
+        assert all(len(r.report.history) == 7 for r in runs)
+        found[alpha] = np.mean([accuracy(r.model, 250) for r in runs])
+    assert found[0.9] > found[0.0] + 0.01 > accuracy(start, 250) + 0.01
 
 
 def test_the_graph_stays(torch, cut):
