@@ -228,7 +228,7 @@ def test_which_weights_are_trained():
 
 def test_int8_weights():
     """Weights stored as int8 are trained as what they will be when stored: written back, the outputs are the same."""
-    model = proto("""g (float[N,8] x) => (float[N,3] y) 
+    model = proto("""g (float[N,8] x) => (float[N,3] y)
         <int8[8,3] q, float[3] b, float[3] s = {0.02, 0.01, 0.03}, int8[3] z = {0, 3, -2}> {
         w = DequantizeLinear <axis = 1> (q, s, z)
         h = MatMul(x, w)
