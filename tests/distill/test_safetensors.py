@@ -58,5 +58,5 @@ CONTENT = b"".join(safetensors.dumps(ARRAYS, {}))
 )
 def test_other_files(content):
     """Anything else is an error with the file's name."""
-    with pytest.raises(ModelError, match="'w.bin' is not a safetensors file, or is damaged"):
+    with pytest.raises(ModelError, match=r"'w\.bin' is not a safetensors file, or is damaged"):
         safetensors.loads(content, "w.bin")

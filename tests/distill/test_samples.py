@@ -95,5 +95,5 @@ def test_outputs_without_samples():
     model = proto(
         "g (float[N,4] x) => (float[] y) <float[4,2] w> { h = MatMul(x, w) y = ReduceMean <keepdims = 0> (h) }"
     )
-    with pytest.raises(UnsupportedError, match="'y' is .* outputs must have them along axis 0"):
+    with pytest.raises(UnsupportedError, match=r"'y' is .* outputs must have them along axis 0"):
         Teacher(model, ["y"], Room(0)).answers({"x": X})
