@@ -53,7 +53,7 @@ ROWS: dict[str, Spec] = {
 
 def spec(given: Spec) -> Spec:
     """All settings of a row."""
-    cut = {"flops": None, "params": None, "size": None, "method": "obs", "allocate": "greedy", "recover": "auto"}
+    cut = {"flops": None, "params": None, "size": None, "method": None, "allocate": None, "recover": "auto"}
     cut |= {"align": "auto"}
     training = {"epochs": 10, "labels": False, "alpha": 1.0, "optimizer": "adam", "lr": None, "batch": 128, "views": 4}
     training |= {"limit": None}
@@ -77,7 +77,7 @@ def cut_model(s: Spec, teacher: Path, calib: Path, place: Path) -> onnx.ModelPro
         targets = {k: s[k] for k in ("flops", "params", "size") if s[k] is not None}
         if not targets:
             return onnxprune.clean(teacher)
-        chosen = {k: s[k] for k in ("method", "allocate", "recover", "align", "seed")}
+        chosen = {k: s[k] for k in ("method", "allocate", "recover", "align", "seed") if s[k] is not None}
         result = onnxprune.compress(teacher, data=calib, **targets, **chosen)
         onnx.save(result.model, place)
         place.with_suffix(".plan.json").write_text(dumps(result.plan), encoding="utf-8")
@@ -173,7 +173,7 @@ def main() -> None:
         print(f"{name}: {'done' if known else s}", flush=True)
         if known or given.list:
             continue
-        if s["method"] not in criteria.NAMES:
+        if s["method"] not in (None, *criteria.NAMES):
             print(f"{name}: there is no method {s['method']!r} in this version: left out", flush=True)
             continue
         row = measure(name, s, given)
