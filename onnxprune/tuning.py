@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -101,7 +102,7 @@ def require_torch() -> None:
 def prove(network: Network, proto: onnx.ModelProto, specs: Sequence[InputSpec], seed: int) -> float:
     """Largest relative difference of an output between torch and onnxruntime on random inputs.
 
-    Raises VerificationError over `AGREE`.
+    Raises VerificationError over `AGREE`, or over ten times what float32 itself loses in that network.
     """
     import torch
 
@@ -112,12 +113,23 @@ def prove(network: Network, proto: onnx.ModelProto, specs: Sequence[InputSpec], 
         made = network({n: torch.from_numpy(a) for n, a in feeds.items()})
     apart = {n: _difference(made[n].numpy(), wanted[n]) for n in network.outputs}
     worst = max(apart, key=lambda n: apart[n])
-    if not apart[worst] <= AGREE:
+    if not (apart[worst] <= AGREE or apart[worst] <= 10 * _noise(network, feeds, worst)):
         raise VerificationError(
             f"torch and onnxruntime differ by {apart[worst]:.1e} relative in the output '{worst}' on random inputs "
             f"(at most {AGREE:g} is float noise): this model cannot be fine-tuned here; please report it"
         )
     return apart[worst]
+
+
+def _noise(network: Network, feeds: Arrays, output: str) -> float:
+    """How far float32 and float64 are apart in an output: badly conditioned networks magnify rounding."""
+    import torch
+
+    tensors = {n: torch.from_numpy(a) for n, a in feeds.items()}
+    with torch.no_grad():
+        single = network(tensors, [output])[output].numpy()
+        double = deepcopy(network).double()({n: x.double() if x.is_floating_point() else x for n, x in tensors.items()})
+    return _difference(single, double[output].numpy())
 
 
 def _shape(spec: InputSpec) -> tuple[int, ...]:
@@ -236,4 +248,4 @@ def _report(
     )
 
 
-__all__ = ["AGREE", "Arrays", "Tuned", "finetune", "prove", "require_torch", "tune"]
+__all__ = ["AGREE", "Tuned", "finetune", "prove", "require_torch", "tune"]

@@ -34,14 +34,15 @@ def finetune(model: o.Source, given: t.Tuning) -> None:
 
         require_torch()
         out = given.output or o.beside(model, ".tuned.onnx")
-        files.check_output(out, model, given.force)
+        replace = given.force or given.resume  # what the interrupted run wrote
+        files.check_output(out, model, replace)
         checkpoint = out.with_name(f"{out.name}.checkpoint")
         if given.resume and not checkpoint.exists():
             raise UsageError(f"--resume: there is no checkpoint '{checkpoint}'; leave out --resume to start anew")
         tuned = tune(model, checkpoint=checkpoint, **given.arguments())
         gained = tuned.report.epoch > 0 or not tuned.report.stopped
         if gained:
-            files.write_model(tuned.model, out, source=model, force=given.force)
+            files.write_model(tuned.model, out, source=model, force=replace)
         if not stopped_short(tuned.report):
             checkpoint.unlink(missing_ok=True)
     if gained:

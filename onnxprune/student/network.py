@@ -246,7 +246,9 @@ def _stored(node: Node, name: str, dtype: np.dtype[Any]) -> Stored:
     """How DequantizeLinear reads a weight."""
     held = [values(t) for t in node.inputs[1:]]
     if len(node.inputs[0].outputs) > 1 or any(h is None for h in held) or node.attrs.get("block_size"):
-        raise UnsupportedError(f"the weight '{name}' of DequantizeLinear '{node.name}' is shared, or in blocks")
+        raise UnsupportedError(
+            f"the weight '{name}' of DequantizeLinear '{node.name}' is shared, in blocks, or has a computed scale"
+        )
     arrays = [_tensor(h) for h in held if h is not None]
     return Stored(arrays[0], arrays[1] if len(arrays) > 1 else None, int(node.attrs.get("axis", 1)), dtype)
 

@@ -1,0 +1,151 @@
+"""`finetune`, and training within `compress`, on the command line; cuts in several steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from commands import done, run
+
+import onnxprune
+from onnxprune import stages
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+MODEL, TRAIN = FIXTURES / "senet_dynamo.onnx", FIXTURES / "digits_calib.npz"
+CUT = ("--flops", "0.5", "--recover", "none", "--allocate", "global", "--method", "l2", "--align", "1")
+
+
+@pytest.fixture
+def torch():
+    """Torch, with one thread."""
+    module = pytest.importorskip("torch")
+    before = module.get_num_threads()
+    module.set_num_threads(1)
+    yield module
+    module.set_num_threads(before)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file with a cut network."""
+    onnx.save(onnxprune.compress(MODEL, flops=0.2, recover="none", align=1).model, tmp_path / "small.onnx")
+    return tmp_path / "small.onnx"
+
+
+def test_finetune(torch, small):
+    """It writes MODEL.tuned.onnx, tells what it did as text or JSON, and leaves no checkpoint."""
+    line = ("finetune", small, "--teacher", MODEL, "--data", TRAIN, "--epochs", 2, "--limit", 100, "--lr", 0.003)
+    text = done(*line).stdout
+    assert "weights trained on 90 samples of digits_calib.npz; 10 held out." in text
+    assert "The weights are those of epoch 2" in text
+    assert {p.name for p in small.parent.iterdir()} == {"small.onnx", "small.tuned.onnx"}
+    told = json.loads(done(*line, "-o", small.parent / "b.onnx", "--json").stdout)
+    assert told["epoch"] == 2
+    assert told["proof"]["after"] < 1e-5
+    assert (small.parent / "b.onnx").read_bytes() == (small.parent / "small.tuned.onnx").read_bytes()
+
+
+def test_refusals(torch, small):
+    """Exit codes by kind: usage, input, files; nothing is written."""
+    line = ("finetune", small, "--teacher", MODEL, "--data", TRAIN)
+    assert run(*line, "--epochs", 0).exit_code == 2
+    assert run(*line, "--resume").exit_code == 2
+    assert run(*line, "--labels").exit_code == 3
+    assert run(*line, "-o", small).exit_code == 4
+    assert run("finetune", small, "--teacher", FIXTURES / "digits_test.npz", "--data", TRAIN).exit_code == 3
+    failed = run(*line, "--lr", 1e30, "--limit", 64, "--batch", 8)
+    assert failed.exit_code == 1
+    assert "Try a smaller --lr" in failed.output
+    assert "nothing was written" in failed.output
+    assert [p.name for p in small.parent.iterdir()] == ["small.onnx"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_and_resume(torch, small):
+    """Ctrl-C writes the best weights so far and returns 130; --resume goes on, and clears up."""
+    out, place = small.parent / "t.onnx", small.parent / "t.onnx.checkpoint"
+    line = ["finetune", small, "--teacher", MODEL, "--data", TRAIN, "-o", out, "--epochs", "40", "--patience", "999"]
+    line = [sys.executable, "-m", "onnxprune", *map(str, line), "--limit", "64"]
+    process = subprocess.Popen(
+        line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while not place.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "has the best weights so far, of epoch" in said or "nothing was written" in said
+    assert place.exists()
+    assert run(*line[3:], "--resume", "--seed", 1).exit_code == 3, "with other options it is another run"
+    told = json.loads(done(*line[3:], "--resume", "--json").stdout)
+    assert len(told["history"]) == 41
+    assert told["stopped"] == ""
+    assert {p.name for p in small.parent.iterdir()} == {"small.onnx", "t.onnx"}
+
+
+def test_compress_and_finetune(torch, tmp_path):
+    """`compress --finetune` cuts, repairs and trains in one go, and calibrates on the training inputs without --data."""
+    line = ("compress", MODEL, *CUT[:2], "--allocate", "global", "--recover", "moments", "--calibration-size", 64)
+    line = (*line, "--finetune", TRAIN, "--epochs", 1)
+    told = json.loads(done(*line, "-o", tmp_path / "s.onnx", "--json").stdout)
+    assert told["recovery"]["data"]["name"] == "digits_calib.npz"
+    assert len(told["tuning"]) == 1
+    assert told["tuning"][0]["teacher"] == str(MODEL)
+    assert told["tuning"][0]["proof"]["after"] < 1e-5
+    text = done(*line, "-o", tmp_path / "t.onnx", "--save-plan", tmp_path / "p.json").stdout
+    assert "macs" in text.lower()
+    assert "weights trained on" in text
+    assert (tmp_path / "s.onnx").read_bytes() == (tmp_path / "t.onnx").read_bytes()
+
+
+def test_steps(tmp_path):
+    """A cut in three steps meets the target, has one plan of the original, and that replays to the same widths."""
+    told = json.loads(
+        done(
+            "compress",
+            MODEL,
+            *CUT,
+            "--steps",
+            3,
+            "-o",
+            tmp_path / "s.onnx",
+            "--save-plan",
+            tmp_path / "p.json",
+            "--json",
+        ).stdout
+    )
+    assert 0.4 < told["kept"]["macs"] <= 0.5
+    assert told["settings"]["steps"] == 3
+    done("apply", MODEL, tmp_path / "p.json", "-o", tmp_path / "a.onnx", "-q")
+    a, b = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / n).graph.initializer}
+        for n in ("a.onnx", "s.onnx")
+    )
+    assert a.keys() == b.keys()
+    assert all(np.array_equal(a[n], b[n]) for n in a), "nothing was repaired: the same bare cut"
+    assert run("compress", MODEL, *CUT, "--steps", 0, "-o", tmp_path / "n.onnx").exit_code == 2
+    quantized = ("--int8", "--best-effort", "--data", TRAIN)
+    assert run("compress", MODEL, *CUT, "--steps", 2, *quantized, "-o", tmp_path / "n.onnx").exit_code == 2
+
+
+def test_steps_with_training(torch):
+    """Every step is trained towards the original before the next cut."""
+    options = {"flops": 0.2, "recover": "none", "align": 1}
+    tuning = {"data": TRAIN, "epochs": 1, "limit": 64, "batch": 16, "lr": 3e-3}
+    done_ = stages.staged(MODEL, options, steps=2, tuning=tuning)
+    assert len(done_.tuned) == 2
+    assert {r.teacher for r in done_.tuned} == {str(MODEL)}
+    cost = done_.result.report
+    assert 0.15 < cost.compressed.macs / cost.original.macs <= 0.2
+    plain = onnxprune.apply_plan(MODEL, done_.result.plan).model
+    shapes = [{t.name: tuple(t.dims) for t in m.graph.initializer} for m in (plain, done_.result.model)]
+    assert shapes[0] == shapes[1]
