@@ -134,7 +134,11 @@ def _unreachable(
     stay = [f"{refused:,} are inexact (--inexact admits them)"] if refused else []
     stay += [f"{protected:,} are protected by --keep"] if protected else []
     stays = f" Of {analysis.classes:,} classes {' and '.join(stay)}." if stay else ""
-    hints = ["a smaller --min-keep"] if np.any(np.asarray(min_keep) > 0) else []
+    hints = (
+        ["a smaller --min-keep" if isinstance(min_keep, float | int) else "a smaller --min-keep or larger --max-rate"]
+        if np.any(np.asarray(min_keep) > 0)
+        else []
+    )
     hints += ["--align 1"] if align != 1 else []
     if refused + protected >= analysis.classes:
         hints = []

@@ -363,7 +363,7 @@ def _finish(
         verification=verification,
         layers=tuple(layer_changes(analysis, kept)),
         frozen=frozen_summary(analysis),
-        notes=(*analysis.notes, *_unseen(study, recovered)),
+        notes=(*analysis.notes, *_unseen(study, recovered, plan)),
         seconds=clock.seconds,
         plan=plan,
         note=choice.note if choice else "",
@@ -391,7 +391,8 @@ def _cost(analysis: Analysis, kept: Mask, smaller: Model, proto: onnx.ModelProto
     return Cost(cost.macs, cost.params + sum(a.size for a in arrays), cost.bytes + sum(a.nbytes for a in arrays))
 
 
-def _unseen(study: Study | None, recovered: Recovery | None) -> Iterator[str]:
+def _unseen(study: Study | None, recovered: Recovery | None, plan: Plan) -> Iterator[str]:
     """What the report of recovery would say, where there is none."""
-    if study is not None and study.calibration.synthetic and recovered is None:
+    looked = "data" in plan.settings and bool(plan.keep)
+    if looked and study is not None and study.calibration.synthetic and recovered is None:
         yield "what leaves was chosen on SYNTHETIC INPUTS, since no --data were given"

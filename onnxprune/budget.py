@@ -27,7 +27,7 @@ class Budget:
     def __init__(self, analysis: Analysis, options: Options) -> None:
         self.analysis, self.options, self.target = analysis, options, options.target()
         self._protect = protected(analysis, options.patterns)  # a wrong pattern is known before any work
-        self._floors = floors(analysis, options.min_keep, options.rates)
+        self._floors = floors(analysis, options.min_keep, options.rates) if options.max_rate else options.min_keep
         self.free: Mask = ~self._protect & (~analysis.inexact if not options.inexact else True)
         cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
         self.cost, self.digest = CostModel(analysis, overhead(cleaned)), files.digest(cleaned)

@@ -70,6 +70,8 @@ def compress(model: o.Source, given: tuning_options.Compression) -> None:
 
         out = given.output or o.beside(model, ".pruned.onnx")
         _check_outputs(model, out, given.save_plan, given.force)
+        if given.metric is not None and given.max_drop is None:
+            raise UsageError("--metric belongs to --max-drop, which is not given")
         if given.max_drop is not None:
             _compress_within(model, out, given)
             return

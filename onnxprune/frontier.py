@@ -7,24 +7,26 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onnxprune import files
+from onnxprune import __version__, errors, files
 from onnxprune.api import Result, Source, compress
 from onnxprune.api import read as read_source
-from onnxprune.errors import OnnxpruneError, PlanError, TargetError, UsageError
+from onnxprune.errors import OnnxpruneError, PlanError, UsageError
 from onnxprune.plan import as_json
-from onnxprune.points import Candidate, Frontier, Point, marked
+from onnxprune.points import Candidate, Frontier, Point, common_measure, marked
+from onnxprune.runtime import default_threads
 from onnxprune.settings import CompressOptions, Inputs
 from onnxprune.signature import taking
 from onnxprune.validation.result import validate
 
 BACKENDS = ("loky", "dask", "ray")
-_VERSION = 1
+_VERSION = 2
+_LISTED = {"flops", "methods", "jobs", "backend", "scheduler", "journal", "resume"}  # no candidate depends on them
 _LOG = logging.getLogger("onnxprune")
 
 
@@ -32,8 +34,8 @@ _LOG = logging.getLogger("onnxprune")
 class SearchOptions(Inputs):
     """What `search` can be told; it says what each of them means."""
 
-    flops: Sequence[float] = ()
-    methods: Sequence[str] = ()
+    flops: float | Sequence[float] = ()
+    methods: str | Sequence[str] = ()
     val: Any = None
     recover: str = "auto"
     align: Any = "auto"
@@ -42,12 +44,16 @@ class SearchOptions(Inputs):
     backend: str = "loky"
     scheduler: str | None = None
     journal: str | Path | None = None
+    resume: bool = True
 
     def candidates(self) -> list[Candidate]:
         """Every method at every target; "" is the default method. Raises UsageError for what is wrong in any."""
-        if not self.flops:
+        flops = [self.flops] if isinstance(self.flops, int | float) else self.flops
+        methods = [self.methods] if isinstance(self.methods, str) else self.methods
+        if not flops:
             raise UsageError("give the fractions of the FLOPs to try, such as --flops 0.2,0.35,0.5,0.75")
-        found = [Candidate(m, f) for m in dict.fromkeys(self.methods or ("",)) for f in sorted(set(self.flops))]
+        names = dict.fromkeys(_sorted(m) for m in methods or ("",))
+        found = [Candidate(m, f) for m in names for f in sorted({float(f) for f in flops})]
         for candidate in found:
             self.of(candidate).check()
         return found
@@ -73,6 +79,8 @@ class SearchOptions(Inputs):
             raise UsageError(f"--backend {self.backend!r} is not known; choose one of: {', '.join(BACKENDS)}")
         if self.scheduler is not None and self.backend == "loky":
             raise UsageError("--scheduler is the address of a cluster: name its --backend, dask or ray")
+        if self.journal is not None and not all(_told_apart(x) for x in (self.data, self.val)):
+            raise UsageError("--resume needs data that can be told from other data: files, or arrays by name")
         if self.val is None and self.recover == "none":
             raise UsageError("nothing tells what a candidate is worth: give --val, or let --recover compare it")
 
@@ -95,8 +103,8 @@ def search(model: Source, options: SearchOptions) -> Frontier:
     which the candidates are compared; without it, their outputs are compared with the original's on calibration inputs
     held out. jobs: candidates at a time, in processes of their own (`loky`), or on the cluster of `backend` "dask" or
     "ray" whose address `scheduler` is; the result does not depend on them. journal: a file in which finished candidates
-    are noted, and from which they are taken. Raises UsageError and what `compress` raises where no candidate succeeds;
-    PlanError for a journal of another search.
+    are noted, and from which they are taken if `resume`. Raises UsageError and what `compress` raises where no
+    candidate succeeds; PlanError for a journal of another search.
     """
     options.check()
     todo, journal = options.candidates(), _Journal(model, options)
@@ -108,11 +116,10 @@ def search(model: Source, options: SearchOptions) -> Frontier:
         _LOG.info("candidate %d of %d: %s", len(done), len(todo), candidate.name)
     points = [done[c] for c in todo]
     if all(p.failed for p in points):
-        raise TargetError(f"no candidate succeeded; the first: {points[0].failed}")
-    worth = "metric" if any(p.metric is not None for p in points) else "agreement"
-    if all(p.metric is None and p.agreement is None for p in points):
-        worth = "error"
-    return Frontier(_name(model), worth, tuple(marked(points)))
+        raise getattr(errors, points[0].kind)(f"no candidate succeeded; the first: {points[0].failed}")
+    measure = common_measure(points)
+    source = options.source if options.data is not None else None
+    return Frontier(_name(model), measure, tuple(marked(points, measure)), options.recover, source, options.seed)
 
 
 def _fields(point: Point) -> dict[str, Any]:
@@ -133,14 +140,16 @@ def evaluate(model: Source, options: SearchOptions, candidate: Candidate) -> Poi
         made = compress(model, **_fields_of(options.of(candidate)))
         worth = _worth(model, made, options)
     except OnnxpruneError as problem:
-        return _failed(candidate, str(problem))
+        return _failed(candidate, str(problem), type(problem).__name__)
+    except Exception as problem:  # noqa: BLE001 - one candidate must not cost the others
+        return _failed(candidate, f"a bug ({type(problem).__name__}: {problem}); please report it", "VerificationError")
     kept = made.report.compressed.fractions(made.report.original)
     spent = time.perf_counter() - start
     return Point(candidate.method, candidate.flops, kept, *worth, spent, as_json(made.plan))
 
 
-def _failed(candidate: Candidate, why: str) -> Point:
-    return Point(candidate.method, candidate.flops, {}, None, None, None, None, 0.0, None, failed=why)
+def _failed(candidate: Candidate, why: str, kind: str = "TargetError") -> Point:
+    return Point(candidate.method, candidate.flops, {}, None, None, None, None, 0.0, None, failed=why, kind=kind)
 
 
 def _fields_of(options: CompressOptions) -> dict[str, Any]:
@@ -225,7 +234,7 @@ def _run(
 ) -> Iterator[tuple[Candidate, Point]]:
     import joblib
 
-    here = _Here(str(Path.cwd()), max(1, (os.cpu_count() or 1) // jobs)) if options.backend == "loky" else None
+    here = _Here(str(Path.cwd()), max(1, default_threads() // jobs)) if options.backend == "loky" else None
     tasks = (joblib.delayed(_there)(model, options, candidate, here) for candidate in list(todo))
     yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=jobs)(tasks)
 
@@ -261,7 +270,7 @@ class _Journal:
     def __init__(self, model: Source, options: SearchOptions) -> None:
         self._path = None if options.journal is None else Path(options.journal)
         self._key, self.points = _key(model, options), dict[str, Point]()
-        if self._path is not None and self._path.exists():
+        if options.resume and self._path is not None and self._path.exists():
             self._read(self._path)
 
     def _read(self, path: Path) -> None:
@@ -280,8 +289,9 @@ class _Journal:
     def add(self, candidate: Candidate, point: Point) -> None:
         """Note a finished candidate; failures are tried again another time."""
         self.points[candidate.name] = point
-        if self._path is None:
+        if self._path is None or point.failed:
             return
+        self._path.parent.mkdir(exist_ok=True)
         head = {"journal": _VERSION, "search": self._key}
         lines = [{"name": n, **_fields(p)} for n, p in self.points.items() if not p.failed]
         files.write_text(self._path, "".join(json.dumps(x) + "\n" for x in (head, *lines)), force=True)
@@ -289,7 +299,29 @@ class _Journal:
 
 def _key(model: Source, options: SearchOptions) -> str:
     """Digest of what the result of a candidate depends on."""
-    left_out = {"flops", "methods", "jobs", "backend", "scheduler", "journal"}
-    told = {f.name: repr(getattr(options, f.name)) for f in fields(options) if f.name not in left_out}
-    text = json.dumps([files.digest(read_source(model)), told], sort_keys=True)
+    told = {f.name: repr(getattr(options, f.name)) for f in fields(options) if f.name not in _LISTED}
+    told |= {name: _content(getattr(options, name)) for name in ("data", "val")}
+    text = json.dumps([__version__, files.digest(read_source(model)), told], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _told_apart(data: Any) -> bool:
+    return data is None or isinstance(data, str | Path | Mapping)
+
+
+def _content(data: Any) -> str:
+    """What tells data from other data: size and date of files, the arrays themselves, the name of a function."""
+    if isinstance(data, Mapping):
+        parts = (f"{name} {array.shape} {array.dtype}".encode() + array.tobytes() for name, array in data.items())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+    path = Path(str(data))
+    if data is None or not path.exists():
+        return str(data)
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return str([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in found])
+
+
+def _sorted(method: str) -> str:
+    """The options of a method in one order."""
+    base, colon, rest = method.partition(":")
+    return base + colon + ",".join(sorted(filter(None, rest.split(","))))

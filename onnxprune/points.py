@@ -17,7 +17,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """Its name in the journal and in file names."""
-        return f"{(self.method or 'default').replace(':', '-').replace(',', '-')}_{self.flops:g}"
+        return f"{(self.method or 'default').replace(':', '-').replace(',', '-')}_{self.flops}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Point:
     kept: fractions of MACs, parameters and bytes; agreement: share of inputs with the original's answer, None where the
     outputs are no scores; error: the outputs' relative error; metric, original: value of the metric on the labelled
     data, and that of the original, None without; best: whether no other candidate keeps fewer MACs and is worth as
-    much; failed: why there is none of all that; plan: JSON, for `apply`.
+    much; failed, kind: why there is none of all that, and the class of the error; plan: JSON, for `apply`.
     """
 
     method: str
@@ -40,6 +40,7 @@ class Point:
     seconds: float
     plan: Mapping[str, Any] | None
     failed: str = ""
+    kind: str = ""
     best: bool = False
 
     @property
@@ -47,23 +48,26 @@ class Point:
         """As in the journal and in file names."""
         return Candidate(self.method, self.flops).name
 
-    @property
-    def worth(self) -> float:
-        """What candidates are compared by: the metric, else the agreement, else less error; larger is better."""
-        found = (self.metric, self.agreement, None if self.error is None else -self.error)
-        return next((float(v) for v in found if v is not None), float("-inf"))
+    def worth(self, measure: str) -> float:
+        """The number that candidates are compared by, larger is better: of "metric", "agreement" or "error"."""
+        value = {"metric": self.metric, "agreement": self.agreement, "error": self.error}[measure]
+        return float("-inf") if value is None else -value if measure == "error" else float(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
     """All candidates of a search, by method and target.
 
-    model: its name; measure: what `worth` is.
+    model: its name; measure: what all candidates are compared by, `metric`, `agreement` or `error`; recover, data,
+    seed: with which they were made.
     """
 
     model: str
     measure: str
     points: tuple[Point, ...]
+    recover: str = "auto"
+    data: str | None = None
+    seed: int = 0
 
     @property
     def original(self) -> float | None:
@@ -78,18 +82,27 @@ class Frontier:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with stable keys."""
         points = [asdict(p) | {"name": p.name} for p in self.points]
-        return {"model": self.model, "measure": self.measure, "original": self.original, "points": points}
+        made = {"recover": self.recover, "data": self.data, "seed": self.seed}
+        return {"model": self.model, "measure": self.measure, "original": self.original} | made | {"points": points}
 
 
-def marked(points: Sequence[Point]) -> Iterator[Point]:
+def common_measure(points: Sequence[Point]) -> str:
+    """What all the points that did not fail have: the metric, else the agreement, else the error."""
+    valid = [p for p in points if not p.failed]
+    if all(p.metric is not None for p in valid):
+        return "metric"
+    return "agreement" if all(p.agreement is not None for p in valid) else "error"
+
+
+def marked(points: Sequence[Point], measure: str) -> Iterator[Point]:
     """The points, those marked as `best` that no other one dominates; of equal ones the first."""
     valid = [p for p in points if not p.failed]
     for i, p in enumerate(points):
         better = (
             q is not p
             and q.kept["macs"] <= p.kept["macs"]
-            and q.worth >= p.worth
-            and (q.kept["macs"] < p.kept["macs"] or q.worth > p.worth or points.index(q) < i)
+            and q.worth(measure) >= p.worth(measure)
+            and (q.kept["macs"] < p.kept["macs"] or q.worth(measure) > p.worth(measure) or points.index(q) < i)
             for q in valid
         )
         yield replace(p, best=not p.failed and not any(better))

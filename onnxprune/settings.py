@@ -30,7 +30,6 @@ PRESETS = {
     "hybrid": ("cluster", "pairs"),
     "evolve": ("l2", "evolve"),
 }
-METHODS = tuple(sorted({*criteria.NAMES, *PRESETS}))
 ALLOCATIONS = (*recovery.ALLOCATIONS, *searching.ALLOCATIONS)
 DEFAULT_PROXY, DEFAULT_OPTIMISER, DEFAULT_BUDGET = "kl", "evolution", 60
 
@@ -140,9 +139,9 @@ class Options(Inputs):
         """Raise UsageError for what is wrong whatever the model."""
         self.target()
         base = (self.method or "").partition(":")[0]
-        if self.method is not None and base not in METHODS:
-            raise UsageError(_unknown("--method", self.method, METHODS, base))
-        criteria.check(self.criterion)
+        if self.method is not None and base not in methods():
+            raise UsageError(_unknown("--method", self.method, methods(), base))
+        criteria.check(self.criterion, self.method)
         if self.allocation not in ALLOCATIONS:
             raise UsageError(_unknown("--allocate", self.allocation, ALLOCATIONS))
         self._check_search()
@@ -193,6 +192,11 @@ class Options(Inputs):
             chosen |= {n: getattr(self, n) for n in names if getattr(self, n) is not None} | {"data": self.source}
             chosen |= {"input_range": list(self.input_range)} if self.input_range else {}
         return chosen
+
+
+def methods() -> tuple[str, ...]:
+    """Every name that --method takes, criteria of others among them."""
+    return tuple(sorted({*criteria.NAMES, *PRESETS}))
 
 
 def _rate(text: str | float) -> tuple[str, float]:

@@ -56,10 +56,12 @@ class WithinOptions(CompressOptions):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One compression: what it keeps, the drop on the inputs that choose, and whether that is within the limit."""
+    """One compression: what it keeps, the drop on the inputs that choose, and whether that is within the limit; None
+    and why it failed for a target out of reach.
+    """
 
     flops: float
-    kept: float
+    kept: float | None
     drop: Interval | None
     within: bool
     seconds: float
@@ -111,11 +113,7 @@ def compress_within(model: Source, options: WithinOptions) -> Within:
     calibration, choosing, final = _parts(proto, options)
     found, trials = _bisected(model, options, calibration, choosing)
     if found is None:
-        tried = f"{min(t.kept for t in trials if t.drop is not None):.1%}" if any(t.drop for t in trials) else "any"
-        raise TargetError(
-            f"no network is within a drop of {options.max_drop:g}: the nearest of those tried keeps {tried} of the "
-            "FLOPs or more; allow a larger --max-drop, or give more labelled inputs"
-        )
+        raise TargetError(_nothing(options.max_drop, trials))
     _LOG.info("the final figure")
     measured = validate(proto, found.model, data=final, metric=options.metric, seed=options.seed).metric
     assert measured is not None, "there are labels"
@@ -136,13 +134,26 @@ def _bisected(
         trial, result = _tried(model, options, target, calibration, choosing)
         trials.append(trial)
         if trial.within:
-            best, high = result, min(target, trial.kept)
+            best, high = result, min(target, trial.kept or target)
         else:
             low = target
         if high / max(low, 1e-9) < _CLOSE:
             break
         target = (low * high) ** 0.5 if low else high / 2
     return best, trials
+
+
+def _nothing(limit: float, trials: list[Trial]) -> str:
+    """Why there is no result."""
+    measured = [t for t in trials if t.drop is not None and t.kept is not None]
+    near = min(measured, key=lambda t: t.drop.point if t.drop else np.inf, default=None)
+    if near is None or near.drop is None or near.kept is None:
+        return f"no network is within a drop of {limit:g}: {trials[0].failed}"
+    return (
+        f"no network is within a drop of {limit:g}, one standard error included: the nearest of {len(measured)} drops "
+        f"by {near.drop.point:.2f} ({near.drop.low:.2f} to {near.drop.high:.2f}) at {near.kept:.1%} of the FLOPs; "
+        "allow a larger --max-drop, or give more labelled inputs"
+    )
 
 
 def _tried(
@@ -153,12 +164,13 @@ def _tried(
     try:
         result = compress(model, **{f.name: getattr(given, f.name) for f in fields(given)})
     except TargetError as error:  # below what the floors allow
-        return Trial(flops, flops, None, False, time.perf_counter() - start, str(error)), None
+        return Trial(flops, None, None, False, time.perf_counter() - start, str(error)), None
     found = validate(model, result.model, data=choosing, metric=options.metric, seed=options.seed).metric
     if found is None:
         raise DataError("the labels are no class numbers for an output with scores: name a --metric to use them")
     standard_error = (found.drop.high - found.drop.low) / 2 / _SURE
     kept = result.report.compressed.macs / result.report.original.macs
+    result.plan.settings.update(data=options.source, calibration_size=_count(calibration))  # not "arrays"
     within = found.drop.point + standard_error <= options.max_drop
     return Trial(flops, kept, found.drop, within, time.perf_counter() - start), result
 

@@ -133,7 +133,7 @@ def test_options_reach_the_plan(folder):
 
 def test_every_criterion_is_in_the_help():
     """--help loads no criteria and no repairs, so their names are written down: they are the ones there are."""
-    assert options.METHODS == settings.METHODS
+    assert settings.methods() == options.METHODS
     assert options.REPAIRS == recovery.METHODS
     assert options.ALLOCATIONS == settings.ALLOCATIONS
     assert options.PROXIES == searching.PROXIES

@@ -44,7 +44,7 @@ def point(macs, metric, name="a"):
 def test_dominance():
     """A candidate is best unless another one keeps no more and is worth no less; of equal ones the first is."""
     points = [point(0.2, 0.5), point(0.3, 0.5), point(0.3, 0.8), point(0.5, 0.7), point(0.3, 0.8, "b"), point(0.9, 0.9)]
-    assert [p.best for p in marked(points)] == [True, False, True, False, False, True]
+    assert [p.best for p in marked(points, "metric")] == [True, False, True, False, False, True]
 
 
 def test_points_tell_what_a_compression_gives(alone):
@@ -92,7 +92,7 @@ def test_a_target_out_of_reach_is_one_point(alone):
     assert not found.points[0].best
     assert found.points[1].metric == alone.points[1].metric
     with pytest.raises(TargetError, match="no candidate succeeded"):
-        onnxprune.search(MODEL, flops=[0.001], methods=["cluster"], **OPTIONS)
+        onnxprune.search(MODEL, flops=0.001, methods=["cluster"], **OPTIONS)
 
 
 # ---- taking up again -----------------------------------------------------------------------------------------------
@@ -119,7 +119,47 @@ def test_taken_up_again_after_a_kill(alone, tmp_path, monkeypatch):
     assert calls == ["diversity_0.3", "diversity_0.6"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "nonsense", '{"journal": 1, "search": "x"}\n{"name": "a", "wild": 1}'])
+def test_other_contents_are_other_data(tmp_path):
+    """A file whose content has changed, and other arrays, are not taken for what the journal was made with."""
+    data, journal = tmp_path / "d.npz", tmp_path / "journal.jsonl"
+    arrays = dict(np.load(CALIB))
+    options = {"flops": 0.6, "methods": "cluster", "calibration_size": 64, "recover": "least-squares"}
+    np.savez(data, **arrays)
+    onnxprune.search(MODEL, **options, data=data, journal=journal)
+    np.savez(data, **{k: v[::-1][:100] for k, v in arrays.items()})
+    with pytest.raises(PlanError, match="of other options"):
+        onnxprune.search(MODEL, **options, data=data, journal=journal)
+    first, second = ({"input": np.roll(arrays["input"], shift, 0)} for shift in (0, 1))
+    onnxprune.search(MODEL, **options, data=first, journal=tmp_path / "other.jsonl")
+    with pytest.raises(PlanError, match="of other options"):
+        onnxprune.search(MODEL, **options, data=second, journal=tmp_path / "other.jsonl")
+    with pytest.raises(UsageError, match="data that can be told from other data"):
+        onnxprune.search(MODEL, **options, data=lambda: iter([arrays["input"]]), journal=tmp_path / "third.jsonl")
+
+
+def test_one_measure_for_all():
+    """Candidates are compared by a number that all of them have, the one that is not cut included."""
+    found = onnxprune.search(MODEL, flops=[0.5, 1.0], methods="cluster", data=TEST, recover="least-squares")
+    assert found.measure == "agreement"
+    assert [p.worth(found.measure) for p in found.points] == [found.points[0].agreement, 1.0]
+
+
+def test_a_bug_costs_one_candidate(monkeypatch):
+    """What nobody expected in one candidate is told there; the others are there."""
+    real = frontier.compress
+
+    def compress(model, **options):
+        if options["flops"] == 0.3:
+            raise ZeroDivisionError("odd")
+        return real(model, **options)
+
+    monkeypatch.setattr(frontier, "compress", compress)
+    found = onnxprune.search(MODEL, **TWO | {"methods": "cluster"}, **OPTIONS)
+    assert "a bug (ZeroDivisionError: odd)" in found.points[0].failed
+    assert found.points[1].best
+
+
+@pytest.mark.parametrize("text", ["", "{}", "nonsense", '{"journal": 2, "search": "x"}\n{"name": "a", "wild": 1}'])
 def test_other_files_are_no_journals(tmp_path, text):
     """A file of something else is refused before any work, and stays as it is."""
     journal = tmp_path / "journal.jsonl"
@@ -192,6 +232,25 @@ def test_the_folder(tmp_path, monkeypatch):
     again = (*ARGUMENTS, "--val", TEST, "--flops", "0.3", "--method", "cluster", "-o", "out")
     assert "has an earlier search" in refused(Exit.RESOURCE, *again).stderr
     assert "cluster" in done(*again, "--resume").stdout
+    refused(Exit.RESOURCE, *again[:-4], "-o", "out", "--force", "--val", "missing.npz")
+    assert len(Path("out/journal.jsonl").read_text().splitlines()) == 3  # nothing was lost
+    done(*again, "--force")
+    assert sorted(p.name for p in Path("out").glob("*.plan.json")) == ["cluster_0.3.plan.json"]
+
+
+def test_files_of_others_stay(tmp_path, monkeypatch):
+    """A folder that has files of these names is not written to; without a result, none is made."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/search.json").write_text("precious")
+    arguments = (*ARGUMENTS, "--flops", "0.5", "--method", "cluster")
+    refused(Exit.RESOURCE, *arguments, "-o", "mine")
+    assert Path("mine/search.json").read_text() == "precious"
+    refused(Exit.TARGET, *ARGUMENTS, "--flops", "0.001", "--method", "cluster", "-o", "out")
+    refused(Exit.USAGE, *arguments, "--keep", "nothing*", "-o", "out")
+    refused(Exit.RESOURCE, "search", MODEL, "--flops", "0.5", "--data", "missing.npz", "-o", "out")
+    assert not Path("out").exists()
+    assert "there is no folder" in refused(Exit.RESOURCE, *arguments, "-o", "no/out").stderr
 
 
 @pytest.mark.parametrize(

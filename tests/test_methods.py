@@ -13,7 +13,7 @@ from onnx import numpy_helper
 import onnxprune
 from onnxprune import criteria
 from onnxprune.errors import UsageError
-from onnxprune.settings import METHODS, CompressOptions
+from onnxprune.settings import CompressOptions, methods
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CALIB = FIXTURES / "digits_calib.npz"
@@ -77,6 +77,35 @@ def test_rates_bound_layers():
     assert min(named.values()) < 0.5
 
 
+@pytest.mark.parametrize("method", [None, "hybrid", "evolve"])
+def test_inputs_without_content(method):
+    """Inputs of zeros tell nothing, and stop nothing."""
+    data = {"input": np.zeros((64, 1, 8, 8), np.float32)}
+    result = onnxprune.compress(RESNET, flops=0.5, method=method, data=data)
+    assert result.report.compressed.macs <= 0.5 * result.report.original.macs
+
+
+def test_a_proxy_that_tells_nothing_is_refused():
+    """Where no candidate has a finite score, the error says what to do; one equal input repeated is such a case."""
+    data = {"input": np.repeat(np.load(CALIB)["input"][:1], 64, 0)}
+    options = {"flops": 0.5, "method": "hybrid", "proxy": "naswot", "recover": "none", "data": data}
+    narrow = onnxprune.compress(RESNET, **options).report.tried  # a single input: all kernels are 1 x 1
+    assert all(np.isfinite(c["naswot"]) for c in narrow["candidates"])
+    linear = proto(
+        "g (float[N,8] x) => (float[N,2] y) <float[8,16] w, float[16,2] v> {h = MatMul(x, w)\n y = MatMul(h, v)}"
+    )
+    data = {"x": np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)}
+    with pytest.raises(UsageError, match="--proxy naswot tells none of the candidates from another"):
+        onnxprune.compress(linear, **options | {"data": data})
+
+
+def test_criteria_of_others_are_methods(monkeypatch):
+    """A criterion that is registered after the first use is a method like the others."""
+    monkeypatch.setattr(criteria.registry, "_TABLE", dict(criteria.registry._TABLE))
+    criteria.criterion("late")(lambda analysis, seed: np.arange(analysis.classes + 1.0))
+    assert onnxprune.make_plan(RESNET, flops=0.5, method="late").settings["method"] == "late"
+
+
 TWINS = """g (float[N,3,6,6] x) => (float[N,2,6,6] y) <float[8,3,3,3] w, float[8] b, float[2,8,1,1] v> {
     c = Conv <pads = [1, 1, 1, 1]> (x, w, b)
     r = Relu(c)
@@ -120,6 +149,7 @@ def test_merge_takes_the_partners_of_the_criterion(method, monkeypatch):
         ({"method": "hybrid", "proxy": "guess"}, "--proxy 'guess' is not known"),
         ({"method": "l2", "allocate": "threshold"}, "--allocate threshold wants a criterion"),
         ({"method": "obs", "allocate": "pairs"}, "--allocate pairs wants a criterion"),
+        ({"method": "evolve:absolute"}, "--method 'evolve:absolute'"),
         ({"method": "cluster:wards"}, "cluster has the options kmeans, not wards"),
         ({"max_rate": "1.5"}, "--max-rate '1.5'"),
         ({"max_rate": ["stem*=x"]}, "--max-rate 'stem[*]=x'"),
@@ -137,7 +167,7 @@ def test_unknown_layers_of_a_rate():
         onnxprune.make_plan(RESNET, flops=0.5, method="l2", max_rate="wild*=0.5")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods())
 def test_every_method_has_a_criterion(method):
     """A name is a criterion, or stands for one."""
     criteria.check(CompressOptions(flops=0.5, method=method).criterion)

@@ -70,7 +70,7 @@ def test_nothing_within_is_told(monkeypatch):
     """Where even the least cut drops too much, the error says so; nothing is written."""
     drop = Interval(9.0, 8.0, 10.0)
     monkeypatch.setattr(within, "_tried", lambda *args: (within.Trial(args[2], args[2], drop, False, 0.0), None))
-    with pytest.raises(TargetError, match=r"no network is within a drop of 1:.*larger --max-drop"):
+    with pytest.raises(TargetError, match=r"no network is within a drop of 1, .*drops by 9.00 .*larger --max-drop"):
         onnxprune.compress_within(MODEL, max_drop=1.0, **OPTIONS)
 
 

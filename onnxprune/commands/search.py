@@ -79,11 +79,14 @@ def search(model: o.Source, given: Search) -> None:
         from onnxprune import files, frontier
         from onnxprune.report import search as text
 
-        folder = given.output or model.with_suffix(".search")
-        journal = _prepared(folder, given.resume, given.force)
-        found = frontier.search(model, journal=journal, **given.arguments())
+        folder, arguments = given.output or o.beside(model, ".search"), given.arguments()
+        journal = _checked(folder, given.resume, given.force)
+        found = frontier.search(model, journal=journal, resume=given.resume, **arguments)
         written = {"search.json": json.dumps(text.as_dict(found), indent=2) + "\n", "curve.svg": text.curve(found)}
         plans = {f"{p.name}.plan.json": json.dumps(p.plan) + "\n" for p in found.points if p.plan is not None}
+        folder.mkdir(exist_ok=True)
+        for name in (n for n in _plans(folder) if n not in plans and not given.resume):
+            (folder / name).unlink()  # of the earlier search that --force replaces
         for name, content in (written | plans).items():
             files.write_text(folder / name, content, force=True)
     if given.as_json:
@@ -92,14 +95,21 @@ def search(model: o.Source, given: Search) -> None:
         show(text.frontier(found, model, folder))
 
 
-def _prepared(folder: Path, resume: bool, force: bool) -> Path:
-    """The journal in a folder that may be written. Raises FileError where an earlier search would be lost."""
-    journal = folder / "journal.jsonl"
+def _checked(folder: Path, resume: bool, force: bool) -> Path:
+    """The journal of a folder that may be written. Raises FileError where something would be lost, or cannot be."""
     if folder.exists() and not folder.is_dir():
         raise FileError(f"'{folder}' is a file: name a folder with -o")
-    if journal.exists() and not (resume or force):
+    if not folder.parent.is_dir():
+        raise FileError(f"there is no folder '{folder.parent}' to make '{folder.name}' in")
+    mine = [folder / name for name in ("journal.jsonl", "search.json", "curve.svg", *_plans(folder))]
+    blocked = [p for p in mine if p.is_dir()]
+    if blocked:
+        raise FileError(f"'{blocked[0]}' is a folder: name another one with -o")
+    if any(p.exists() for p in mine) and not (resume or force):
         raise FileError(f"'{folder}' has an earlier search: --resume goes on with it, --force starts anew")
-    if journal.exists() and not resume:
-        journal.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    return journal
+    return mine[0]
+
+
+def _plans(folder: Path) -> list[str]:
+    """The plans that a folder holds already."""
+    return [p.name for p in folder.glob("*.plan.json")] if folder.is_dir() else []

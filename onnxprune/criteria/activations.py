@@ -15,6 +15,7 @@ from onnxprune.graph import Array
 
 Reals = NDArray[np.float64]
 RIDGE = 1e-3
+_NOISE = 1e-6
 _STEPS = 64  # classes of a group leave in at most about so many steps
 
 
@@ -37,10 +38,11 @@ class InputStatistics:
         """Covariance with a ridge, [groups, d, d]; the second moments themselves for a layer without a `bias`."""
         mean = self.mean.astype(np.float64)
         covariance = self.gram.astype(np.float64)
+        d = covariance.shape[1]
+        noise = _NOISE * np.einsum("gii->g", covariance) / d  # of the float32 sums: what hardly varies, or never
         if bias:
             covariance -= mean[:, :, None] * mean[:, None, :]
-        d = covariance.shape[1]
-        add = ridge * np.einsum("gii->g", covariance) / d + 1e-12
+        add = np.maximum(ridge * np.einsum("gii->g", covariance) / d, noise) + 1e-12
         covariance[:, np.arange(d), np.arange(d)] += add[:, None]
         return covariance
 

@@ -88,7 +88,8 @@ def by_kmeans(features: Array, sizes: Reals, seed: int) -> tuple[Reals, NDArray[
     count = len(sizes)
     heights, to = np.zeros(count), np.full(count, -1)
     rank = np.argsort(np.argsort(-sizes, kind="stable"))
-    for k in np.unique(np.linspace(count, 1, _WIDTHS + 1).round().astype(int))[:-1][::-1].tolist():
+    different = len(np.unique(features, axis=0))
+    for k in np.unique(np.linspace(min(count, different), 1, _WIDTHS + 1).round().astype(int))[:-1][::-1].tolist():
         found = KMeans(k, n_init=1, random_state=seed).fit(features)
         first = np.full(k, count)
         np.minimum.at(first, found.labels_, rank)

@@ -8,7 +8,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.criteria.registry import Scores, criterion
 
 
-@criterion("random", comparable=True)
+@criterion("random")
 def random(analysis: Analysis, seed: int) -> Scores:
     """Uniform numbers in [0, 1), the same for the same seed."""
     return np.random.default_rng(seed).random(analysis.classes + 1)

@@ -67,8 +67,8 @@ def needs_data(name: str) -> bool:
     return _entry(name)[0].data
 
 
-def _entry(name: str) -> tuple[_Entry, frozenset[str]]:
-    """The criterion, and the options that `name:option,option` gives it. Raises UsageError."""
+def _entry(name: str, shown: str | None = None) -> tuple[_Entry, frozenset[str]]:
+    """The criterion, and the options that `name:option,option` gives it. Raises UsageError, about `shown` if given."""
     base, _, rest = name.partition(":")
     entry, given = _TABLE.get(base), frozenset(filter(None, rest.split(",")))
     if entry is None:
@@ -77,7 +77,7 @@ def _entry(name: str) -> tuple[_Entry, frozenset[str]]:
         raise UsageError(f"--method {name!r} is not known{hint} Choose one of: {', '.join(sorted(_TABLE))}")
     if unknown := given - entry.options:
         have = f"has the options {', '.join(sorted(entry.options))}" if entry.options else "has no options"
-        raise UsageError(f"--method {name!r}: {base} {have}, not {', '.join(sorted(unknown))}")
+        raise UsageError(f"--method {shown or name!r}: {base} {have}, not {', '.join(sorted(unknown))}")
     return entry, given
 
 
@@ -91,9 +91,9 @@ def comparable() -> list[str]:
     return sorted(name for name, entry in _TABLE.items() if entry.comparable)
 
 
-def check(name: str) -> None:
-    """Raise UsageError for an unknown criterion or option."""
-    _entry(name)
+def check(name: str, shown: str | None = None) -> None:
+    """Raise UsageError for an unknown criterion or option; shown: what the user called it."""
+    _entry(name, shown)
 
 
 def score(name: str, analysis: Analysis, *, seed: int = 0, statistics: Any = None) -> Scores:

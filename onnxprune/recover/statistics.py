@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
@@ -95,8 +96,7 @@ def refitted(reader: Reader, lost: Mask, program: Program) -> dict[str, Array]:
             continue
         stay = ~gone
         if stay.any():
-            factor = cho_factor(moments[np.ix_(stay, stay)])
-            weight[g][stay] = cho_solve(factor, moments[stay] @ s.weight[g])
+            weight[g][stay] = _solved(moments[np.ix_(stay, stay)], moments[stay] @ s.weight[g])
         weight[g][gone] = 0
         shift[g] = s.mean[g] @ (s.weight[g] - weight[g])
     stored = site.stored(program, layer.from_matrix(weight.astype(np.float32)))
@@ -104,3 +104,12 @@ def refitted(reader: Reader, lost: Mask, program: Program) -> dict[str, Array]:
         moved = bias.astype(np.float64) + shift.reshape(bias.shape) / layer.beta
         stored[layer.bias] = moved.astype(bias.dtype)
     return stored
+
+
+def _solved(matrix: Reals, right: Reals) -> Reals:
+    """The solution of a symmetric system; the shortest one where rounding has made it singular."""
+    try:
+        result: Reals = cho_solve(cho_factor(matrix), right)
+    except LinAlgError:
+        result = np.linalg.lstsq(matrix, right, rcond=None)[0].astype(np.float64)
+    return result

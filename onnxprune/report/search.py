@@ -18,44 +18,57 @@ _WORDS = {
     "error": "relative error of the outputs",
 }
 _COLOURS = ("#1b6ca8", "#c8553d", "#4c8c4a", "#8a5aa8", "#b8860b", "#3a8f8f", "#a0446e", "#5b5b5b")
+_ABOUT = 0.01  # a point
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 400, 64, 24, 150, 48
 
 
 def frontier(found: Frontier, model: Path, folder: Path) -> RenderableType:
     """All candidates by MACs, those that nobody beats marked."""
     rows = new_table(("", "<"), ("method", "<"), ("MACs", ">"), ("size", ">"), (found.measure, ">"), ("seconds", ">"))
-    good = sorted((p for p in found.points if not p.failed), key=lambda p: (p.kept["macs"], -p.worth))
+    good = sorted((p for p in found.points if not p.failed), key=lambda p: (p.kept["macs"], -p.worth(found.measure)))
     for p in good:
         kept = [percent(p.kept[k]) for k in ("macs", "bytes")]
         rows.add_row("*" if p.best else "", p.method or "default", *kept, shown(found, p), f"{p.seconds:.0f}")
     failed = [f"failed: {p.method or 'default'} at {p.flops:g}: {p.failed}" for p in found.points if p.failed]
     original = "" if found.original is None else f"; the original: {percent(found.original)}"
-    best = found.best[-1].name
+    best = _smallest(found).name
+    data = f" --data {found.data}" if found.data else ""
+    recover = "" if found.recover == "none" else f" --recover {found.recover}{data}"
+    recover += f" --seed {found.seed}" if found.seed else ""
     return Group(
         f"{model}: {_WORDS[found.measure]}{original}. * nobody keeps fewer MACs and is worth as much.",
         rows,
         *failed,
         f"{folder} has curve.svg, search.json and the plans.",
-        f"Next: `onnxprune apply {model} {folder / best}.plan.json --recover auto` with the same --data makes one.",
+        f"Next: `onnxprune apply {model} {folder / best}.plan.json{recover}` makes that one.",
     )
+
+
+def _smallest(found: Frontier) -> Point:
+    """The smallest candidate that is worth about as much as the best one."""
+    most = max(p.worth(found.measure) for p in found.best)
+    return next(p for p in found.best if p.worth(found.measure) >= most - _ABOUT)
 
 
 def shown(found: Frontier, point: Point) -> str:
     """What a candidate is worth, in the units of the search."""
-    return f"{-point.worth:.3g}" if found.measure == "error" else percent(point.worth)
+    worth = point.worth(found.measure)
+    return f"{-worth:.3g}" if found.measure == "error" else percent(worth)
 
 
 def curve(found: Frontier) -> str:
     """The candidates as an SVG: share of the MACs across, worth upwards, a line per method."""
     points = [p for p in found.points if not p.failed]
-    low, high = min(p.worth for p in points), max(p.worth for p in points)
+    worths = [p.worth(found.measure) for p in points]
+    low, high = min(worths), max(worths)
     pad = 0.05 * (high - low) or 0.05
     scale = _Scale(0.0, max(1.0, *(p.kept["macs"] for p in points)), low - pad, high + pad)
     methods = list(dict.fromkeys(p.method for p in points))
     parts = [*scale.axes(_WORDS[found.measure], found.measure == "error")]
     for i, method in enumerate(methods):
         mine = sorted((p for p in points if p.method == method), key=lambda p: p.kept["macs"])
-        parts += _line(mine, scale, _COLOURS[i % len(_COLOURS)], method or "default", i)
+        places = [scale.at(p.kept["macs"], p.worth(found.measure)) for p in mine]
+        parts += _line(mine, places, _COLOURS[i % len(_COLOURS)], method or "default", i)
     box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12"'
     return f'<svg {box}>\n<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n"
 
@@ -88,8 +101,9 @@ class _Scale:
         return found
 
 
-def _line(points: Sequence[Point], scale: _Scale, colour: str, name: str, row: int) -> list[str]:
-    places = [scale.at(p.kept["macs"], p.worth) for p in points]
+def _line(
+    points: Sequence[Point], places: Sequence[tuple[float, float]], colour: str, name: str, row: int
+) -> list[str]:
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     found = [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
     for (x, y), p in zip(places, points, strict=True):

@@ -9,37 +9,45 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 _SHOWN = 6  # candidates in the table
-_BY = {
-    "kl": "divergence on inputs; the best ones repaired",
-    "naswot": "NASWOT, the linear regions of the cut network",
-    "none": "nothing: the middle one was taken",
-}
+_BY = {"kl": "divergence from the original", "naswot": "NASWOT of the cut network"}
 
 
 def tried(found: Mapping[str, Any] | None) -> RenderableType:
-    """The candidates of a search, the chosen one among them; "" where there was none."""
+    """The candidates of a search, the chosen one first; "" where there was none."""
     if found is None:
         return ""
     return _pairs(found) if found["allocate"] == "pairs" else _optimised(found)
 
 
 def _pairs(found: Mapping[str, Any]) -> RenderableType:
-    candidates = found["candidates"]
-    order = sorted(range(len(candidates)), key=lambda i: (i != found["chosen"], _rank(candidates[i]), i))
+    candidates, proxy = found["candidates"], found["proxy"]
+    order = sorted(range(len(candidates)), key=lambda i: (i != found["chosen"], *_rank(candidates[i], proxy), i))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for title in ("distance", "norm", "by distance", "divergence", "repaired", "NASWOT"):
         table.add_column(title, justify="right", no_wrap=True)
     for i in order[:_SHOWN]:
         c = candidates[i]
-        numbers = [f"{c['distance']:.3g}", f"{c['norm']:.3g}", f"{100 * c['removed']:.0f} %"]
+        numbers = [f"{c['distance']:.3g}", f"{c['norm']:.3g}", f"{100 * c['by_distance']:.0f} %"]
         table.add_row(*numbers, *(_number(c[n]) for n in ("kl", "repaired", "naswot")))
-    told = f"Tried {len(candidates)} pairs of thresholds for distance and norm, ranked by {_BY[found['proxy']]}."
-    return Group(f"{told} The first was taken:", table)
+    return Group(_told(found), table)
 
 
-def _rank(candidate: Mapping[str, Any]) -> float:
-    known = [v for n in ("repaired", "kl") if (v := candidate[n]) is not None]
-    return float(known[0]) if known else 0.0
+def _told(found: Mapping[str, Any]) -> str:
+    lead = f"Pairs of thresholds for distance and norm: {len(found['candidates'])}"
+    if found["proxy"] == "none":
+        return f"{lead}, not compared; the first below, from the middle, was taken."
+    told = f"{lead}, ranked by {_BY[found['proxy']]}; the first below was taken."
+    if found["proxy"] == "kl":
+        told += f" Divergence: after a quick refit, and, of the best, after a {found['repair']} repair, on all inputs."
+    return told
+
+
+def _rank(candidate: Mapping[str, Any], proxy: str) -> tuple[float, float]:
+    """Smaller comes first: what was repaired, then the rest."""
+    if proxy == "naswot":
+        return 0.0, -(candidate["naswot"] or 0.0)
+    repaired, kl = candidate["repaired"], candidate["kl"]
+    return (0.0, float(repaired)) if repaired is not None else (1.0, float(kl or 0.0))
 
 
 def _number(value: float | None) -> str:
@@ -52,6 +60,6 @@ def _optimised(found: Mapping[str, Any]) -> str:
     taken = "taken" if found["chosen"] == "optimised" else "not taken, the criterion's choice was"
     return (
         f"{found['optimiser'].capitalize()} chose again among the small filters of {len(groups)} groups and found a "
-        f"smaller refit error in {better}. Divergence after a repair: {found['plain']:.3g} by the "
-        f"criterion alone, {found['optimised']:.3g} optimised: {taken}."
+        f"smaller refit error in {better}. Divergence after a {found['repair']} repair, on all inputs: "
+        f"{found['plain']:.3g} by the criterion alone, {found['optimised']:.3g} optimised: {taken}."
     )

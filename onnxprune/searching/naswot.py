@@ -13,6 +13,7 @@ from onnxprune.recover.program import Feeds, Program, run_through
 
 SAMPLES = 128
 _AT_ZERO = frozenset({"Relu", "PRelu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Gelu", "Swish", "Mish"})
+_AT_ZERO |= {"Erf", "Tanh"}  # GELU written out has one of them
 _GATES = frozenset({"Sigmoid", "HardSigmoid"})  # times their own input: SiLU and HardSwish written out
 
 
@@ -20,8 +21,8 @@ def naswot(program: Program, batches: Sequence[Feeds]) -> float:
     """log |det K|, with K[i, j] the number of units that are on, or off, for both of the inputs i and j.
 
     A unit is one element of the input of an activation (Relu and its like at 0, Clip at its least value, HardSwish at
-    -3, x * Sigmoid(x) at 0). batches: their first 128 inputs are used. Compare networks of equal cost only: the number
-    grows with theirs. -inf for a network without such activations, or where K is singular.
+    -3, x * Sigmoid(x) at 0). batches: their first 128 different inputs are used. Compare networks of equal cost
+    only: the number grows with theirs. -inf for a network without such activations, or where K is singular.
     """
     points = switching_points(program)
     codes: list[dict[str, Array]] = []
@@ -36,14 +37,18 @@ def naswot(program: Program, batches: Sequence[Feeds]) -> float:
 
 
 def _some(batches: Sequence[Feeds]) -> list[Feeds]:
-    """The first batches, cut to 128 inputs in all."""
-    found, left = list[Feeds](), SAMPLES
+    """The first 128 different inputs of the batches: equal ones would make every kernel singular."""
+    found, seen = list[Feeds](), set[bytes]()
     for batch in batches:
-        if left <= 0:
-            break
         size = max(len(a) for a in batch.values())
-        found.append(batch if size <= left else {n: a[:left] for n, a in batch.items()})
-        left -= size
+        rows = [b"".join(a[i].tobytes() for a in batch.values() if len(a) == size) for i in range(size)]
+        first = {row: i for i, row in reversed(list(enumerate(rows))) if row not in seen}
+        new = sorted(first.values())[: SAMPLES - len(seen)]
+        seen.update(rows[i] for i in new)
+        if new:
+            found.append({n: a[new] if len(a) == size else a for n, a in batch.items()})
+        if len(seen) >= SAMPLES:
+            break
     return found
 
 

@@ -26,7 +26,7 @@ QUANTILES = 20  # distance thresholds that are tried, 0 (norms alone) among them
 class Pair:
     """A pair of thresholds that meets the budget.
 
-    distance, norm: what is closer or smaller leaves (norms in units of their group's mean); removed: share of the
+    distance, norm: what is closer or smaller leaves (norms in units of their group's mean); by_distance: share of the
     classes that leave because of their distance; kl: divergence from the original after a quick refit, repaired: after
     the repair that ships, where it was tried; naswot: of the cut network; None for what was not looked at.
     """
@@ -34,7 +34,7 @@ class Pair:
     choice: Allocation
     distance: float
     norm: float
-    removed: float
+    by_distance: float
     kl: float | None = None
     naswot: float | None = None
     repaired: float | None = None
@@ -42,8 +42,9 @@ class Pair:
 
     def as_dict(self) -> dict[str, Any]:
         """What the report shows."""
-        names = ("distance", "norm", "removed", "kl", "naswot", "repaired", "seconds")
-        return {"kept": self.choice.fraction} | {n: getattr(self, n) for n in names}
+        names = ("distance", "norm", "by_distance", "kl", "naswot", "repaired", "seconds")
+        told = {n: getattr(self, n) for n in names}
+        return {"kept": self.choice.fraction} | {n: None if v in (np.inf, -np.inf) else v for n, v in told.items()}
 
 
 def pairs(
@@ -63,8 +64,8 @@ def pairs(
         close = distances <= level if level else np.zeros(len(distances), bool)
         choice = decide(np.where(close, distances / max(level, 1e-30) - 1, norms))
         small = ~choice.kept & ~close
-        norm, removed = float(norms[small].max(initial=0.0)), float((~choice.kept & close).sum() / analysis.classes)
-        pair = Pair(choice, level, norm, removed, seconds=time.perf_counter() - start)
+        norm, share = float(norms[small].max(initial=0.0)), float((~choice.kept & close).sum() / analysis.classes)
+        pair = Pair(choice, level, norm, share, seconds=time.perf_counter() - start)
         found.setdefault(choice.kept.tobytes(), pair)
     return list(found.values())
 

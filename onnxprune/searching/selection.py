@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,21 +17,26 @@ from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.calibration import RATE
 from onnxprune.cost import CostModel
+from onnxprune.criteria import InputStatistics
 from onnxprune.cut import cut
+from onnxprune.errors import UsageError
 from onnxprune.recover.agreement import divergence
 from onnxprune.recover.program import program
 from onnxprune.recover.reference import samples
 from onnxprune.recovery import Study
 from onnxprune.searching.filters import evolve
 from onnxprune.searching.naswot import naswot
-from onnxprune.searching.pairs import Pair, pairs, scored
+from onnxprune.searching.pairs import QUANTILES, Pair, pairs, scored
 from onnxprune.searching.quick import Quick
 
 Reals = NDArray[np.float64]
 ALLOCATIONS = ("pairs", "evolve")
 PROXIES = ("kl", "naswot", "none")
-_REPAIR = "least-squares"  # how candidates are repaired: what ships is at least this
-_SHARE = 0.3  # of the time that repairing candidates may take
+_REPAIR = "least-squares"  # how candidates are repaired, whatever ships: bare cuts rank at random
+_SHARE = 0.3  # of the time that looking at candidates may take, and as much for repairing them
+_LOOKS = 224  # inputs that a look at one candidate costs forward passes of
+_FEWEST = 4  # pairs that are looked at however long it takes
+_SMALL = 3e6  # multiply-adds that a refit error costs at least
 _PASSES = 4  # forward passes over the inputs that one repair costs, about
 _LOG = logging.getLogger("onnxprune")
 Decide = Callable[[Reals, bool], Allocation]
@@ -70,14 +75,24 @@ def select(
 def _by_pairs(
     scores: Reals, analysis: Analysis, study: Study | None, decide: Decide, proxy: str
 ) -> tuple[Allocation, dict[str, Any]]:
-    found = pairs(analysis, scores, lambda s: decide(s, False))
+    count = QUANTILES if study is None or proxy == "none" else _looked_at(study)
+    found = pairs(analysis, scores, lambda s: decide(s, False), count)
     if study is None or proxy == "none":
         best = len(found) // 2  # as much weight on redundancy as on norms
     else:
         found = _judged(found, study, proxy)
         best = _best(found, proxy)
-    told = [p.as_dict() for p in found]
-    return found[best].choice, {"allocate": "pairs", "proxy": proxy, "chosen": best, "candidates": told}
+    told: dict[str, Any] = {"allocate": "pairs", "proxy": proxy, "repair": _REPAIR, "chosen": best}
+    return found[best].choice, told | {"candidates": [p.as_dict() for p in found]}
+
+
+def _looked_at(study: Study) -> int:
+    """How many pairs the time allows to look at."""
+    once = _LOOKS * CostModel(study.analysis).original.macs / RATE
+    count = int(np.clip(_SHARE * study.seconds / max(once, 1e-9), _FEWEST, QUANTILES))
+    if count < QUANTILES:
+        study.notes.append(f"to keep to the time, {count} pairs of thresholds are looked at, not {QUANTILES}")
+    return count
 
 
 def _judged(found: list[Pair], study: Study, proxy: str) -> list[Pair]:
@@ -110,10 +125,26 @@ def _repaired(study: Study, kept: Mask) -> float:
     return divergence(study.reference.outputs, study.repaired(kept, _REPAIR).outputs)
 
 
+def _budget(study: Study, statistics: Sequence[InputStatistics], kept: Mask, wanted: int) -> int:
+    """Candidates per group that the time allows."""
+    lost = [int((~kept[s.classes]).sum()) for s in statistics if not s.follows]
+    once = sum(max(n**3 / 3, _SMALL) for n in lost if n) / RATE
+    budget = int(np.clip(_SHARE * study.seconds / max(once, 1e-9), 1, wanted))
+    if budget < wanted:
+        study.notes.append(f"to keep to the time, the optimiser tries {budget} candidates per group, not {wanted}")
+    return budget
+
+
 def _best(found: list[Pair], proxy: str) -> int:
-    """Index of the best pair; of equal ones the first."""
-    values = [p.repaired if proxy == "kl" else -(p.naswot or 0.0) for p in found]
-    return min(range(len(found)), key=lambda i: (np.inf if values[i] is None else values[i], i))
+    """Index of the best pair; of equal ones the first. Raises UsageError where the proxy tells nothing."""
+    values = [p.repaired if proxy == "kl" else None if p.naswot is None else -p.naswot for p in found]
+    known = [i for i, v in enumerate(values) if v is not None and np.isfinite(v)]
+    if not known:
+        raise UsageError(
+            f"--proxy {proxy} tells none of the candidates from another: the network has no activations that it knows, "
+            "or gives the same for all inputs; try --proxy kl, or other --data"
+        )
+    return min(known, key=lambda i: (values[i], i))
 
 
 def _by_optimiser(
@@ -128,12 +159,13 @@ def _by_optimiser(
         scores,
         statistics,
         optimiser=search.optimiser,
-        budget=search.budget,
+        budget=_budget(study, statistics, plain.kept, search.budget),
         seed=search.seed,
     )
     before, after = _repaired(study, plain.kept), _repaired(study, kept)
     tried: Mapping[str, Any] = {
         "allocate": "evolve",
+        "repair": _REPAIR,
         "optimiser": search.optimiser,
         "plain": before,
         "optimised": after,

@@ -51,7 +51,8 @@ def test_the_definition(network):
     assert naswot(network, batches) == pytest.approx(wanted, rel=1e-9)
 
 
-def test_equal_inputs_have_no_volume(network):
-    """Inputs that the network cannot tell apart make the kernel singular: the score is -inf."""
-    batch = {"x": np.ones((8, 3, 6, 6), np.float32)}
-    assert naswot(network, [batch]) == -np.inf
+def test_inputs_that_are_not_told_apart_have_no_volume(network):
+    """Different inputs with equal codes make the kernel singular: the score is -inf; a copy of an input counts once."""
+    one = np.random.default_rng(0).standard_normal((1, 3, 6, 6)).astype(np.float32)
+    assert naswot(network, [{"x": np.concatenate([one, one * np.float32(1 + 1e-6)])}]) == -np.inf
+    assert naswot(network, [{"x": np.repeat(one, 8, 0)}]) == naswot(network, [{"x": one}])

@@ -45,7 +45,7 @@ def test_the_ends_are_norms_alone_and_distances_alone(found):
     analysis, distances, pairs_, decide = found
     assert np.array_equal(pairs_[0].choice.kept, decide(relative_norms(analysis)).kept)
     assert np.array_equal(pairs_[-1].choice.kept, decide(distances).kept)
-    assert pairs_[0].removed == 0
+    assert pairs_[0].by_distance == 0
 
 
 def test_what_leaves_is_close_or_small(found):
