@@ -26,7 +26,7 @@ Reals = NDArray[np.float64]
 Chunk = NDArray[np.int64]  # indices of chunks
 Moves = NDArray[np.int64]  # [moves, 1..3] chunks that leave, or ~chunk for one that comes back
 WINDOW = 0.02  # the kept fraction lies in ((1 - WINDOW) target, target] wherever granularity allows
-_NOUN: dict[Kind, str] = {"flops": "FLOPs", "params": "parameters", "size": "size"}
+_NOUN: dict[Kind, str] = {"flops": "FLOPs", "params": "parameters", "size": "size", "latency": "latency"}
 _LEVELS = 32  # how often a chunk that is too large is left out
 _FEW = 20  # log2 of combinations times chunks up to which all are tried, if need be
 # How the choice at the threshold is varied: chunks that leave, chunks that come back, out of so many on either side.
@@ -50,7 +50,7 @@ class Allocation:
     """What to keep: [classes + 1] bool, its cost and the original's, the kept fraction of the target's kind.
 
     smallest: the fraction with every chunk gone that may go; note: why the target is missed or met loosely, else "";
-    tried: what a search tried on the way, JSON-ready.
+    tried: what a search tried on the way, latency: what was measured of it, both JSON-ready.
     """
 
     kept: Mask
@@ -60,6 +60,7 @@ class Allocation:
     smallest: float
     note: str
     tried: Mapping[str, Any] | None = None
+    latency: Mapping[str, Any] | None = None
 
 
 def allocate(
@@ -77,8 +78,7 @@ def allocate(
 ) -> Allocation:
     """Choose the classes that leave so that the kept fraction is at most the target, and within 2 % of it if possible.
 
-    scores: [classes + 1] float64, larger means keep; they are divided by the mean absolute score of their group, if
-    per_group.
+    scores: [classes + 1] float64, larger means keep; divided by the mean absolute score of their group if per_group.
     min_keep: least share of the positions of a group that stays (its own and the frozen ones; never none), one number
     or one per group, [groups + 1].
     align: widths stay multiples of it; "auto" is 8 from 32 positions on, 4 from 8 on, else 1 (where classes are so

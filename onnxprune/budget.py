@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune import files
 from onnxprune.allocate import Allocation, Target, allocate
 from onnxprune.analysis import Analysis, Mask, Role
-from onnxprune.cost import CostModel
+from onnxprune.cost import CostModel, Kind
 from onnxprune.errors import UsageError
 from onnxprune.normalize.describe import export
 from onnxprune.settings import Options
@@ -26,6 +26,7 @@ class Budget:
 
     def __init__(self, analysis: Analysis, options: Options) -> None:
         self.analysis, self.options, self.target = analysis, options, options.target()
+        self._kind: Kind = "flops" if self.target.kind == "latency" else self.target.kind
         self._protect = protected(analysis, options.patterns)  # a wrong pattern is known before any work
         self._floors = floors(analysis, options.min_keep, options.rates)
         self.free: Mask = ~self._protect & (~analysis.inexact if not options.inexact else True)
@@ -39,17 +40,19 @@ class Budget:
             self.analysis,
             scores,
             self.cost,
-            target=Target(self.target.kind, keep),
+            target=Target(self._kind, keep),
             min_keep=self._floors,
             align=options.align,
             protect=self._protect,
             inexact=options.inexact,
-            best_effort=options.best_effort or best_effort,
+            best_effort=options.best_effort or best_effort or options.latency is not None,
             per_group=per_group,
         )
 
     def check(self) -> None:
         """Raise TargetError where the target is out of reach whatever the scores are."""
+        if self.target.kind == "latency":
+            return  # known when it is measured
         equal = np.ones(self.analysis.classes + 1)
         if self.decide(equal, False, self.target.keep, best_effort=True).smallest * _SURE > self.target.keep:
             self.decide(equal, False, self.target.keep)

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from onnxprune.analysis import Analysis, Labels, Mask, Product
 
-Kind = Literal["flops", "params", "size"]
+Kind = Literal["flops", "params", "size", "latency"]
 Counts = NDArray[np.int64]
 Sparse = Any  # scipy.sparse array; the stubs are an optional development dependency
 
