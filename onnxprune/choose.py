@@ -22,6 +22,7 @@ from onnxprune.validation import latency
 from onnxprune.validation.environment import environment
 from onnxprune.validation.feeds import made_up
 from onnxprune.validation.intervals import Interval
+from onnxprune.validation.layer_times import durations
 
 
 def choose(budget: Budget, study: Study | None, clock: Clock) -> Allocation:
@@ -55,9 +56,12 @@ def _in_time(budget: Budget, study: Study | None, clock: Clock) -> Allocation:
     cleaned = export(budget.analysis.model)
     feeds = made_up(cleaned, None, options.input_shapes, options.seed)
 
+    with clock("measure"):
+        timed = budget.in_time(durations(budget.analysis, feeds, options.threads or 1))
+
     def chosen(keep: float) -> Allocation:
         with clock("select"):
-            return select(budget, study, keep)
+            return select(timed, study, keep)
 
     def ratio(choice: Allocation) -> Measured:
         with clock("measure"):
@@ -66,7 +70,7 @@ def _in_time(budget: Budget, study: Study | None, clock: Clock) -> Allocation:
     found = reach(wanted, chosen, ratio)
     if found.ratio > wanted * (1 + TOLERANCE) and not options.best_effort:
         raise TargetError(_missed(found, options.align))
-    note = "" if found.met else _missed(found, options.align)
+    note = _unsure(found) if found.met else _missed(found, options.align)
     told = found.as_dict() | {"environment": environment(options.threads or 1, CPU)}
     return replace(found.choice, note=note, latency=told)
 
@@ -78,6 +82,17 @@ def _measured(budget: Budget, cleaned: ModelProto, choice: Allocation, feeds: di
     found = latency.pair(cleaned, smaller, feeds=feeds, threads=options.threads or 1, seed=options.seed)
     ratio = Interval(1 / found.speedup.point, 1 / found.speedup.high, 1 / found.speedup.low)
     return Measured(ratio, found.noise, found.baseline.p50, found.candidate.p50)
+
+
+def _unsure(found: Reached) -> str:
+    """What to know of a measurement whose interval is wider than what counts as met."""
+    at = found.best.measured.ratio
+    if at.high - at.low <= 2 * TOLERANCE * found.wanted:
+        return ""
+    return (
+        f"the measured latency is only known to lie between {at.low:.3g} and {at.high:.3g} of the original's: the "
+        "machine was busy; measure again with `onnxprune bench`"
+    )
 
 
 def _missed(found: Reached, align: int | str) -> str:

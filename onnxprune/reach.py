@@ -100,7 +100,7 @@ def reach(wanted: float, choose: Callable[[float], Allocation], measure: Callabl
         floor = asked < choice.smallest and trials[-1].ratio > wanted
         if _close(trials[-1].ratio, wanted) or floor or number + 1 == _STEPS:
             break
-        asked = _next(wanted, [(t.asked, t.ratio) for t in trials])
+        asked = _next(wanted, [(max(t.asked, t.choice.fraction), t.ratio) for t in trials])
     distinct = tuple({t.choice.kept.tobytes(): t for t in trials}.values())
     best = min(distinct, key=lambda t: _rank(t.ratio, wanted))
     return Reached(wanted, best, distinct, floor and best.ratio > wanted)
