@@ -34,6 +34,7 @@ from onnxprune.validation.profile import events, profile
 
 _POINTS = 6  # widths of an axis
 _NARROW = (4, 8)  # inputs of less than a block, which are not read in blocks
+_WEIGHT = 0.01  # neither zero nor so small that processors slow down
 _RUNS = 10  # of a convolution alone; the faster half counts
 _NAME, _BEFORE = "layer", "before"
 _LOG = logging.getLogger("onnxprune")
@@ -170,22 +171,18 @@ def alone(conv: Conv, inputs: int, outputs: int) -> float:
 
 def _model(conv: Conv, inputs: int, outputs: int) -> ModelProto:
     """The convolution behind another one, unless its few inputs are those of the model."""
-    rng, (batch, *size) = np.random.default_rng(0), conv.shape
+    batch, *size = conv.shape
     reads, first = (inputs, []) if inputs < _NARROW[0] else (block_size(), [_made(_BEFORE, ["x", "v"])])
     group = outputs if conv.depthwise else 1
     layer = _made(_NAME, [_BEFORE if first else "x", "w", "b"], group=group, **dict(conv.attributes))
-    weights = {
-        "v": rng.standard_normal((inputs, reads, 1, 1)),
-        "w": rng.standard_normal((outputs, inputs // group, *conv.kernel)) / np.sqrt(inputs),
-        "b": rng.standard_normal(outputs),
-    }
-    weights = weights if first else {k: w for k, w in weights.items() if k != "v"}
+    shapes = {"w": (outputs, inputs // group, *conv.kernel), "b": (outputs,)}
+    shapes |= {"v": (inputs, reads, 1, 1)} if first else {}
     graph = helper.make_graph(
         [*first, layer],
         _NAME,
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, reads, *size])],
         [helper.make_tensor_value_info(_NAME, TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(w.astype(np.float32), k) for k, w in weights.items()],
+        [numpy_helper.from_array(np.full(shape, _WEIGHT, np.float32), name) for name, shape in shapes.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", conv.opset)], ir_version=8)
 
