@@ -26,7 +26,7 @@ Reals = NDArray[np.float64]
 Chunk = NDArray[np.int64]  # indices of chunks
 Moves = NDArray[np.int64]  # [moves, 1..3] chunks that leave, or ~chunk for one that comes back
 WINDOW = 0.02  # the kept fraction lies in ((1 - WINDOW) target, target] wherever granularity allows
-_NOUN: dict[Kind, str] = {"flops": "FLOPs", "params": "parameters", "size": "size"}
+_NOUN: dict[Kind, str] = {"flops": "FLOPs", "params": "parameters", "size": "size", "latency": "latency"}
 _LEVELS = 32  # how often a chunk that is too large is left out
 _FEW = 20  # log2 of combinations times chunks up to which all are tried, if need be
 # How the choice at the threshold is varied: chunks that leave, chunks that come back, out of so many on either side.
@@ -50,7 +50,7 @@ class Allocation:
     """What to keep: [classes + 1] bool, its cost and the original's, the kept fraction of the target's kind.
 
     smallest: the fraction with every chunk gone that may go; note: why the target is missed or met loosely, else "";
-    tried: what a search tried on the way, JSON-ready.
+    tried: what a search tried on the way, latency: what was measured of it, both JSON-ready.
     """
 
     kept: Mask
@@ -60,6 +60,7 @@ class Allocation:
     smallest: float
     note: str
     tried: Mapping[str, Any] | None = None
+    latency: Mapping[str, Any] | None = None
 
 
 def allocate(
@@ -74,25 +75,24 @@ def allocate(
     inexact: bool = False,
     best_effort: bool = False,
     per_group: bool = True,
+    wide: int = 8,
 ) -> Allocation:
     """Choose the classes that leave so that the kept fraction is at most the target, and within 2 % of it if possible.
 
-    scores: [classes + 1] float64, larger means keep; they are divided by the mean absolute score of their group, if
-    per_group.
+    scores: [classes + 1] float64, larger means keep; divided by the mean absolute score of their group if per_group.
     min_keep: least share of the positions of a group that stays (its own and the frozen ones; never none), one number
     or one per group, [groups + 1].
-    align: widths stay multiples of it; "auto" is 8 from 32 positions on, 4 from 8 on, else 1 (where classes are so
+    align: widths stay multiples of it; "auto" is `wide` from 32 positions on, 4 from 8 on, else 1 (where classes are so
     large or so few that this removes nothing, the common divisor of the width and 4). Positions of other groups on the
     axis count as kept. protect: [classes + 1] bool, classes that stay; inexact: whether inexact classes may leave.
-    A smaller target never keeps a larger share. Raises TargetError for a target out of reach, unless best_effort, and
-    UsageError for wrong options.
+    A smaller target never keeps more. Raises TargetError if out of reach, unless best_effort; UsageError for options.
     """
     _check(analysis, scores, min_keep, align)
     free = _removable(analysis, protect, inexact)
     ranked = _normalised(scores, analysis.group, free) if per_group else scores
     free = _reserve(analysis, ranked, free)
-    chunks = _chunks(analysis, ranked, free, min_keep, align)
-    total = cost_model.original.of(target.kind)
+    chunks = _chunks(analysis, ranked, free, min_keep, align, wide)
+    total = cost_model.whole(target.kind)
     least = cost_model.value(chunks.kept(np.ones(len(chunks.group), np.bool_)), target.kind)
     smallest = least / total if total else 1.0
     if smallest > target.keep:
@@ -104,7 +104,7 @@ def allocate(
         gone, note = _Search(chunks, cost_model, target).run(), ""
     kept = chunks.kept(gone)
     reached = cost_model.evaluate(kept)
-    fraction = reached.of(target.kind) / total if total else 1.0
+    fraction = cost_model.value(kept, target.kind) / total if total else 1.0
     if fraction <= (1 - WINDOW) * target.keep:
         note = _loose(target, fraction, align)
     return Allocation(kept, cost_model.original, reached, fraction, smallest, note)
@@ -243,7 +243,7 @@ class _Chunks:
 
 
 def _chunks(
-    analysis: Analysis, scores: Reals, free: Mask, min_keep: float | Reals, align: int | Literal["auto"]
+    analysis: Analysis, scores: Reals, free: Mask, min_keep: float | Reals, align: int | Literal["auto"], wide: int
 ) -> _Chunks:
     group, groups = analysis.group, len(analysis.groups)
     classes = np.flatnonzero(free)
@@ -251,7 +251,7 @@ def _chunks(
     owner = group[classes]
     positions, widths, floor = _widths(analysis, min_keep)
     cuts = partial(_cuts, owner, positions[classes], widths, floor)
-    steps = np.full(groups + 1, align) if align != "auto" else np.select([widths >= 32, widths >= 8], [8, 4], 1)
+    steps = np.full(groups + 1, align) if align != "auto" else np.select([widths >= 32, widths >= 8], [wide, 4], 1)
     ends = cuts(steps)
     if align == "auto":
         idle = np.bincount(owner[ends], minlength=groups + 1) == 0
@@ -318,7 +318,7 @@ class _Search:
 
     def __init__(self, chunks: _Chunks, cost_model: CostModel, target: Target) -> None:
         self._chunks, self._model, self._kind = chunks, cost_model, target.kind
-        total = max(1, cost_model.original.of(target.kind))
+        total = max(1, cost_model.whole(target.kind))
         self._limit = bisect_left(range(total + 1), True, key=lambda value: value / total > target.keep) - 1
         self._close = (1 - WINDOW) * target.keep * total
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnxprune import criteria, difference, explanation, files, normalize, recovery, resemblance, searching
+from onnxprune import criteria, difference, explanation, files, normalize, recovery, resemblance
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.budget import Budget, overhead
 from onnxprune.calibration import calibration
+from onnxprune.choose import choose
 from onnxprune.clock import Clock
 from onnxprune.cost import Cost, CostModel
 from onnxprune.couple import couple
@@ -87,10 +87,11 @@ class Result:
 
 @taking(CompressOptions)
 def compress(model: Source, options: CompressOptions) -> Result:
-    """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
+    """Remove filters until the model keeps at most a fraction of its FLOPs, parameters, bytes or latency; verified.
 
-    model: a path or a ModelProto (not modified). flops, params, size: the fraction to keep, (0, 1], of the cleaned
-    model; exactly one is given. method: a criterion of `onnxprune.criteria.NAMES`; allocate: how the groups share the
+    model: a path or a ModelProto (not modified). flops, params, size, latency: the fraction to keep, (0, 1], of the
+    cleaned model; exactly one is given; latency is measured here, on random inputs, with `threads` per operator (1),
+    and met within 3 %. method: a criterion of `onnxprune.criteria.NAMES`; allocate: how the groups share the
     cut, of `onnxprune.recovery.ALLOCATIONS`; the defaults are "obs" and "greedy" with data, else "group_norm" and
     "global". recover: the repair after the cut, of `onnxprune.recovery.METHODS`; data: unlabelled inputs that it, and
     the choice, may look at (as `data.open_data` takes them; made up where there are none), preprocess: how raw images
@@ -299,20 +300,9 @@ def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock) -> S
 
 
 def _chosen(budget: Budget, study: Study | None, clock: Clock) -> tuple[Allocation, Plan]:
-    analysis, options, keep = budget.analysis, budget.options, budget.target.keep
-    with clock("select"):
-        decide = partial(budget.decide, keep=keep)
-        if options.allocation in searching.ALLOCATIONS:
-            choice = searching.select(
-                options.allocation, options.criterion, analysis, study, budget.free, decide, options.search
-            )
-        elif study is None:
-            scores = criteria.score(options.criterion, analysis, seed=options.seed)
-            choice = recovery.by_ranking(analysis, scores, options.allocation, decide)
-        else:
-            choice = study.select(options.criterion, options.allocation, keep, budget.cost, budget.free, budget.decide)
+    choice = choose(budget, study, clock)
     with clock("plan"):
-        plan = write_down(analysis, choice.kept, budget.digest, options.settings(), _predicted(choice))
+        plan = write_down(budget.analysis, choice.kept, budget.digest, budget.options.settings(), _predicted(choice))
     return choice, plan
 
 
@@ -324,6 +314,7 @@ def _predicted(choice: Allocation) -> dict[str, Any]:
         "bytes": cost.bytes,
         "kept": {k: round(v, 6) for k, v in fractions.items()},
     }
+    predicted |= {"latency": choice.latency["measured"]["ratio"]["point"]} if choice.latency else {}
     return predicted | {"note": choice.note} if choice.note else predicted
 
 
@@ -371,6 +362,7 @@ def _finish(
         settings=plan.settings,
         recovery=recovered,
         tried=choice.tried if choice else None,
+        latency=choice.latency if choice else None,
     )
     return Result(proto, plan, report)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from onnxprune import files
 from onnxprune.allocate import Allocation, Target, allocate
 from onnxprune.analysis import Analysis, Mask, Role
-from onnxprune.cost import CostModel
+from onnxprune.cost import CostModel, Duration, Kind
 from onnxprune.errors import UsageError
 from onnxprune.normalize.describe import export
 from onnxprune.settings import Options
+from onnxprune.validation.kernels import block_size
 
 Reals = NDArray[np.float64]
 _SURE = 0.98  # scores decide which of several classes an axis keeps, so that what is reachable depends a little on them
@@ -26,11 +28,20 @@ class Budget:
 
     def __init__(self, analysis: Analysis, options: Options) -> None:
         self.analysis, self.options, self.target = analysis, options, options.target()
+        self._kind: Kind = "flops" if self.target.kind == "latency" else self.target.kind
         self._protect = protected(analysis, options.patterns)  # a wrong pattern is known before any work
         self._floors = floors(analysis, options.min_keep, options.rates) if options.max_rate else options.min_keep
         self.free: Mask = ~self._protect & (~analysis.inexact if not options.inexact else True)
         cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
-        self.cost, self.digest = CostModel(analysis, overhead(cleaned)), files.digest(cleaned)
+        self._overhead, self._wide = overhead(cleaned), 8
+        self.cost, self.digest = CostModel(analysis, self._overhead), files.digest(cleaned)
+
+    def in_time(self, durations: Sequence[Duration]) -> Budget:
+        """The same, counted in the latency that durations predict; widths are whole blocks unless told otherwise."""
+        timed = copy(self)
+        timed.cost, timed._kind = CostModel(self.analysis, self._overhead, durations), "latency"
+        timed._wide = block_size()
+        return timed
 
     def decide(self, scores: Reals, per_group: bool, keep: float, best_effort: bool = False) -> Allocation:
         """The choice that keeps at most a fraction."""
@@ -39,17 +50,20 @@ class Budget:
             self.analysis,
             scores,
             self.cost,
-            target=Target(self.target.kind, keep),
+            target=Target(self._kind, keep),
             min_keep=self._floors,
             align=options.align,
+            wide=self._wide,
             protect=self._protect,
             inexact=options.inexact,
-            best_effort=options.best_effort or best_effort,
+            best_effort=options.best_effort or best_effort or options.latency is not None,
             per_group=per_group,
         )
 
     def check(self) -> None:
         """Raise TargetError where the target is out of reach whatever the scores are."""
+        if self.target.kind == "latency":
+            return  # known when it is measured
         equal = np.ones(self.analysis.classes + 1)
         if self.decide(equal, False, self.target.keep, best_effort=True).smallest * _SURE > self.target.keep:
             self.decide(equal, False, self.target.keep)

@@ -60,10 +60,10 @@ def _root(version: Version = False) -> None:
 @app.command(cls=_Guarded)
 @taking(tuning_options.Compression)
 def compress(model: o.Source, given: tuning_options.Compression) -> None:
-    """Remove filters until the model keeps at most a fraction of its FLOPs, parameters or bytes; verified.
+    """Remove filters until the model keeps at most a fraction of its FLOPs, parameters, bytes or latency; verified.
 
-    Give one of --flops, --params and --size. Writes MODEL.pruned.onnx unless -o names another file. With --finetune,
-    the result is then trained to answer as the original does.
+    Give one of --flops, --params, --size and --latency. Writes MODEL.pruned.onnx unless -o names another file. With
+    --finetune, the result is then trained to answer as the original does.
     """
     with progress(given.quiet):
         from onnxprune import stages

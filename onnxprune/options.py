@@ -54,6 +54,8 @@ Sources = Annotated[
 Flops = Annotated[float | None, _choice("F", "Keep at most this fraction of the FLOPs (multiply-accumulates).")]
 Params = Annotated[float | None, _choice("F", "Keep at most this fraction of the parameters.")]
 Size = Annotated[float | None, _choice("F", "Keep at most this fraction of the bytes.")]
+Latency = Annotated[float | None, _choice("F", "Keep this fraction of the latency, as measured here (within 3 %).")]
+Threads = Annotated[int | None, _choice("N", "Threads of one operator when --latency is measured (1).", "--threads")]
 Method = Annotated[
     str | None,
     _choice("NAME", f"What goes first: {', '.join(METHODS)}. Default: obs with --data, else group_norm."),
@@ -160,6 +162,8 @@ class Choice:
     flops: Flops = None
     params: Params = None
     size: Size = None
+    latency: Latency = None
+    threads: Threads = None
     method: Method = None
     allocate: Allocate = None
     max_rate: MaxRate = None

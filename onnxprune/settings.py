@@ -82,6 +82,8 @@ class Options(Inputs):
     flops: float | None = None
     params: float | None = None
     size: float | None = None
+    latency: float | None = None
+    threads: int | None = None
     method: str | None = None
     allocate: str | None = None
     max_rate: Sequence[str | float] = ()
@@ -129,15 +131,19 @@ class Options(Inputs):
 
     def target(self) -> Target:
         """The budget. Raises UsageError unless exactly one is given, within (0, 1]."""
-        kinds: tuple[Kind, ...] = ("flops", "params", "size")
+        kinds: tuple[Kind, ...] = ("flops", "params", "size", "latency")
         given = [(kind, getattr(self, kind)) for kind in kinds if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise UsageError(f"give exactly one of --flops, --params and --size, not {len(given)} of them")
+            raise UsageError(f"give exactly one of --flops, --params, --size and --latency, not {len(given)} of them")
         return Target(*given[0])
 
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model."""
         self.target()
+        if self.threads is not None and self.latency is None:
+            raise UsageError("--threads says how --latency is measured, which is not given")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"--threads {self.threads}: give at least 1")
         base = (self.method or "").partition(":")[0]
         if self.method is not None and base not in methods():
             raise UsageError(_unknown("--method", self.method, methods(), base))
@@ -178,7 +184,7 @@ class Options(Inputs):
 
     def settings(self) -> dict[str, Any]:
         """What a plan records of them."""
-        names = ["flops", "params", "size", "min_keep", "align", "inexact", "seed"]
+        names = ["flops", "params", "size", "latency", "threads", "min_keep", "align", "inexact", "seed"]
         chosen = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         chosen |= {"method": self.criterion, "allocate": self.allocation, "keep": list(self.patterns)}
         if self.max_rate:

@@ -42,6 +42,8 @@ def staged(
         raise UsageError(f"--steps {steps}: give at least 1")
     if options.get("int8") and (steps > 1 or tuning is not None):
         raise UsageError("--int8 cannot be had with --finetune or --steps: what is trained is not quantized yet")
+    if steps > 1 and options.get("latency") is not None:
+        raise UsageError("--latency is found by measuring whole cuts: leave out --steps")
     if tuning is not None:
         from onnxprune.tuning import require_torch
 

@@ -40,8 +40,8 @@ class WithinOptions(CompressOptions):
 
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model and the data."""
-        if any(x is not None for x in (self.flops, self.params, self.size)):
-            raise UsageError("--max-drop finds the target: leave out --flops, --params and --size")
+        if any(x is not None for x in (self.flops, self.params, self.size, self.latency)):
+            raise UsageError("--max-drop finds the target: leave out --flops, --params, --size and --latency")
         if not self.max_drop >= 0:
             raise UsageError(f"--max-drop {self.max_drop:g}: give 0 or more, in percentage points for rates")
         if self.data is None:

@@ -137,7 +137,7 @@ def greedy(kept: Mask, curves: Sequence[Curve], cost: CostModel, power: float = 
         if not moves:
             break
         leaving = [curves[i].order[place[i] : place[i] + w] for i, w in moves]
-        saved = cost.value(kept, "flops") - cost.macs_after(kept, leaving)
+        saved = cost.saved(kept, leaving)
         harm = np.array([tables[i][place[i] + w] - tables[i][place[i]] + 1e-9 * w for i, w in moves])
         best = int(np.argmin(harm / np.maximum(saved, 1e-3)))
         i, w = moves[best]

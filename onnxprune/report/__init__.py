@@ -34,7 +34,8 @@ class Report:
     """Everything that is worth knowing about one compression.
 
     original: the cleaned model; reachable: the smallest kept fraction that the floors allow; frozen: (positions,
-    reason) summed over layers; note: why the target is met loosely; tried: what a search tried, JSON-ready.
+    reason) summed over layers; note: why the target is met loosely; tried: what a search tried, latency: what was
+    measured on the way to a share of it, both JSON-ready.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Report:
     settings: dict[str, Any] = field(default_factory=dict)
     recovery: Recovery | None = None
     tried: Mapping[str, Any] | None = None
+    latency: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with stable keys; the values of `kept` are fractions 0..1."""
@@ -77,6 +79,7 @@ class Report:
             "reachable": self.reachable,
             "settings": self.settings,
             "tried": self.tried,
+            "latency": self.latency,
             "recovery": self.recovery.as_dict() if self.recovery else None,
             "seconds": {k: round(v, 4) for k, v in self.seconds.items()},
             "plan": json.loads(dumps(self.plan)),

@@ -20,6 +20,7 @@ from onnxprune.report.layout import percent, si
 from onnxprune.report.layout import sections as _sections
 from onnxprune.report.names import short
 from onnxprune.report.overview import GroupRow, Overview
+from onnxprune.report.reached import reached
 from onnxprune.report.recovery import recovery, told_accuracy
 from onnxprune.report.tried import tried
 
@@ -39,6 +40,7 @@ def compression(report: Report, output: str | Path, *, measured: bool = False) -
     return _sections(
         f"{report.model} -> {output}",
         _costs(report),
+        reached(report.latency),
         _cut_layers(report.layers),
         _frozen(report.frozen, f"{report.removed:,} of {report.classes:,} classes removed{_left_out(report)}"),
         tried(report.tried),

@@ -51,13 +51,13 @@ def profile(
     model: not changed; runs: how many are looked at. Raises ModelError when it does not run.
     """
     model = named(model)
-    events = _events(model, feeds, threads, provider, runs)
+    found = events(model, feeds, threads, provider, runs)
     nodes = {n.name: n for n in model.graph.node}
     optimised = optimised_graph(model, provider)
     origin = covered(model.graph, optimised)
     kernels = {n.name: f"{n.domain}.{n.op_type}".strip(".") for n in optimised.node}
     layers: dict[str, tuple[str, int, str, str, float]] = {}
-    for name, (op, where, times) in events.items():
+    for name, (op, where, times) in found.items():
         inside = [nodes[n] for n in origin.get(name, ())]
         layer = heaviest(inside) or (REORDER if op.startswith("Reorder") else name)
         kernel, seconds = kernels.get(name, op), float(np.median(times))
@@ -71,10 +71,10 @@ def profile(
 
 def ran_on(model: ModelProto, feeds: Mapping[str, Array], threads: int, provider: str) -> dict[str, int]:
     """How many nodes each execution provider ran."""
-    return dict(Counter(where for _, where, _ in _events(named(model), feeds, threads, provider, 1).values()))
+    return dict(Counter(where for _, where, _ in events(named(model), feeds, threads, provider, 1).values()))
 
 
-def _events(
+def events(
     model: ModelProto, feeds: Mapping[str, Array], threads: int, provider: str, runs: int
 ) -> dict[str, tuple[str, str, list[float]]]:
     """(operator, provider, seconds per run) of every node of the optimised graph, the warm-up left out."""
