@@ -42,7 +42,9 @@ def page(told: Told) -> str:
     """
     found = kind(told)
     if found is None:
-        raise DataError("this is no JSON object of `onnxprune compress`, apply, validate, search or bench")
+        raise DataError(
+            "this is no JSON object of onnxprune: give what compress, apply, validate, search or bench print"
+        )
     try:
         made = _KINDS[found][1](told)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

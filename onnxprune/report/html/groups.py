@@ -47,17 +47,17 @@ def _table(order: Sequence[Told], layers: Sequence[Told]) -> p.Table:
         p.Column("layers", text=True, extra=True),
     )
     listed = order[:_LISTED]
-    rows = [_row(g, layers) for g in listed]
+    rows = [_row(g, layers, len(listed)) for g in listed]
     left = len(order) - len(listed)
     after = f"{left:,} smaller groups are left out; the JSON has all." if left else ""
     return p.Table("groups", columns, rows, sorts=True, layers=[g["makers"][:_TIED] for g in listed], after=after)
 
 
-def _row(g: Told, layers: Sequence[Told]) -> list[p.Cell]:
+def _row(g: Told, layers: Sequence[Told], of: int) -> list[p.Cell]:
     names = [layers[i]["node"] for i in g["makers"][:_NAMED]]
     more = len(g["makers"]) - len(names)
     told = ", ".join(p.name(n).text for n in names) + (f" and {more} more" if more else "")
-    title = p.name(g["parameter"])
+    title = p.name(g["parameter"], of=of)
     return [
         p.Cell(f"{title.text} axis {g['axis']}", title=title.title),
         p.change(g["width"]),

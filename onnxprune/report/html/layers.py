@@ -64,16 +64,16 @@ def _table(found: Sequence[Told], fits: Mapping[str, Told]) -> p.Table:
         p.Column("frozen"),
         p.Column("why", text=True),
     )
-    rows = [_row(i, x, fits.get(x["node"]), bool(fits)) for i, x in enumerate(found)]
+    rows = [_row(i, x, fits.get(x["node"]), bool(fits), len(found)) for i, x in enumerate(found)]
     return p.Table("layers", columns, rows, sorts=True, number=range(len(found)))
 
 
-def _row(i: int, x: Told, fit: Told | None, fitted: bool) -> list[p.Cell]:
+def _row(i: int, x: Told, fit: Told | None, fitted: bool, of: int) -> list[p.Cell]:
     before, after = x["macs"]["before"], x["macs"]["after"]
     errors = [_error(fit, k) for k in ("before", "after")] if fitted else []
     held = x.get("frozen", 0)
     return [
-        p.name(x["node"]),
+        p.name(x["node"], of=of),
         p.number(i),
         p.Cell(x["op"]),
         p.change(x["inputs"]),
@@ -82,7 +82,7 @@ def _row(i: int, x: Told, fit: Told | None, fitted: bool) -> list[p.Cell]:
         p.share(after / before if before else 1.0),
         *errors,
         p.number(held or None),
-        _why(x, fit),
+        _why(x, fit, of),
     ]
 
 
@@ -91,9 +91,9 @@ def _error(fit: Told | None, which: str) -> p.Cell:
     return p.number(value, None if value is None else f"{value:.3g}")
 
 
-def _why(x: Told, fit: Told | None) -> p.Cell:
+def _why(x: Told, fit: Told | None, of: int) -> p.Cell:
     """Why filters are frozen, and why a layer was not repaired."""
     told = [x.get("reason", "")] if x["outputs"] else ["a product of two activations: it has no filters"]
     if fit is not None and fit["method"] == "none" and fit["reason"]:
         told.append(f"not refitted: {fit['reason']}")
-    return p.name("; ".join(filter(None, told)))
+    return p.name("; ".join(filter(None, told)), of=of)

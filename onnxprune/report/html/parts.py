@@ -10,7 +10,7 @@ from onnxprune.drawing import brief
 from onnxprune.report.latency import duration
 from onnxprune.report.layout import percent, si
 
-_LONG = 400  # characters of a name that a tooltip holds
+_LONG, _MANY = 400, 300  # characters of a name that a tooltip holds; rows of a table that has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +120,10 @@ def shown(*sections: Section | None) -> list[Section]:
 # ---- cells --------------------------------------------------------------------------------------------------------
 
 
-def name(text: str) -> Cell:
-    """A name, shortened, with a tooltip where that leaves something out."""
+def name(text: str, *, of: int = 1) -> Cell:
+    """A name, shortened, with a tooltip where that leaves something out; not so in a table of very many rows, `of`."""
     short = brief(text)
-    return Cell(short, title="" if short == text else text[:_LONG])
+    return Cell(short, title="" if short == text or of > _MANY else text[:_LONG])
 
 
 def number(value: float | None, text: str | None = None) -> Cell:
