@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.drawing import brief, fragment, heights, strip
+
 if TYPE_CHECKING:
     from onnxprune.graph import Model
 
 Labels = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 Role = Literal["out", "in", "with"]
+_SHOWN = 20  # layers in a notebook
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,23 @@ class Analysis:
 
     def __repr__(self) -> str:
         return f"Analysis({self.classes} classes, {len(self.layers)} layers, {len(self.axes)} parameter axes)"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: widths in the order of the graph, and the first layers."""
+        whole = np.ones(self.classes + 1, np.bool_)
+        widths = [x.outputs.size if x.weight else 0 for x in self.layers]
+        held = [int(np.count_nonzero(x.outputs == 0)) if x.weight else 0 for x in self.layers]
+        tall = heights(widths, max(widths, default=1))
+        title = f"{len(self.layers)} layers; filters in {self.classes:,} classes; {sum(held):,} filters frozen"
+        rows = [
+            [brief(x.node), x.op, *map(str, (x.inputs.size, x.outputs.size) if x.weight else ("-", "-")), str(n or ""),
+             f"{x.macs.count(whole):,}"]
+            for x, n in zip(self.layers[:_SHOWN], held, strict=False)
+        ]  # fmt: skip
+        picture = strip(tall, tall, [i for i, n in enumerate(held) if n], title, alone=True)
+        left = len(self.layers) - _SHOWN
+        more = f"{left:,} more layers; onnxprune.api.overview tells all." if left > 0 else ""
+        return fragment(title, ("layer", "op", "in", "out", "frozen", "MACs"), rows, more, picture)
 
     def kept_axes(self, kept: Mask) -> dict[str, dict[int, NDArray[np.int64]]]:
         """Kept indices of every parameter axis that loses positions, for kept classes, [classes + 1] bool."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from onnxprune.errors import PlanError, UsageError
 from onnxprune.explanation import Explanation
 from onnxprune.graph import Model, values
 from onnxprune.normalize.describe import export
+from onnxprune.outcome import Result
 from onnxprune.plan import Plan, kept_classes, loads
 from onnxprune.plan import make_plan as write_down
 from onnxprune.recovery import Recovery, Study
 from onnxprune.report import Report
-from onnxprune.report.changes import frozen_summary, layer_changes
+from onnxprune.report.changes import frozen_summary, group_changes, layer_changes
 from onnxprune.report.overview import Overview
 from onnxprune.report.overview import overview as summarise
 from onnxprune.resemblance import Redundancy
@@ -64,25 +65,6 @@ __all__ = [
     "sparsify",
 ]
 Source = str | Path | onnx.ModelProto
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A compressed model (ONNX, in memory), the plan that leads to it, and the report.
-
-    int8: with that option, the original and the pruned model, each in floats and in int8, beside each other.
-    refused: why `model` stayed in floats all the same.
-    """
-
-    model: onnx.ModelProto
-    plan: Plan
-    report: Report
-    int8: Benchmark | None = None
-    refused: str = ""
-
-    def __repr__(self) -> str:
-        kept = self.report.compressed.fractions(self.report.original)
-        return f"Result({self.report.model!r}, kept {', '.join(f'{k} {v:.3f}' for k, v in kept.items())})"
 
 
 @taking(CompressOptions)
@@ -363,6 +345,7 @@ def _finish(
         recovery=recovered,
         tried=choice.tried if choice else None,
         latency=choice.latency if choice else None,
+        groups=tuple(group_changes(analysis, kept)),
     )
     return Result(proto, plan, report)
 

@@ -13,9 +13,8 @@ from typer.core import TyperCommand
 
 from onnxprune import __version__
 from onnxprune import options as o
-from onnxprune.commands import measuring, sparsify, tuning, tuning_options
+from onnxprune.commands import measuring, record, reporting, sparsify, tuning, tuning_options, validating
 from onnxprune.commands import search as searches
-from onnxprune.commands.gate_options import Validating
 from onnxprune.errors import Exit, TargetError, UsageError
 from onnxprune.signature import taking
 from onnxprune.terminal import boundary, progress, show, show_json, write
@@ -24,7 +23,6 @@ from onnxprune.terminal import boundary, progress, show, show_json, write
 if TYPE_CHECKING:
     from onnxprune.api import Result
     from onnxprune.report.tuning import TuneReport
-    from onnxprune.validation.result import Validation
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,7 +34,11 @@ app = typer.Typer(
 
 
 class _Guarded(TyperCommand):
-    """A command whose errors become a message and an exit code."""
+    """A command whose errors become a message and an exit code; its arguments are noted, for reports."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        record.ARGUMENTS.set((self.name or "", *args))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         with boundary():
@@ -72,12 +74,14 @@ def compress(model: o.Source, given: tuning_options.Compression) -> None:
         _check_outputs(model, out, given.save_plan, given.force)
         if given.metric is not None and given.max_drop is None:
             raise UsageError("--metric belongs to --max-drop, which is not given")
+        record.check_page(given.report, (model,), given.data, beside={"-o": out, "--save-plan": given.save_plan})
         if given.max_drop is not None:
             _compress_within(model, out, given)
             return
         done = stages.staged(model, given.arguments(), steps=given.steps, tuning=given.tuning())
         _write(done.result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
-    _report(done.result, out, given.as_json, given.quiet, done.tuned)
+    used = (model, given.data, given.finetune)
+    _report(done.result, out, given.as_json, given.quiet, done.tuned, used, given.report)
 
 
 def _compress_within(model: Path, out: Path, given: tuning_options.Compression) -> None:
@@ -89,8 +93,11 @@ def _compress_within(model: Path, out: Path, given: tuning_options.Compression) 
     assert given.max_drop is not None
     found = compress_within(model, max_drop=given.max_drop, metric=given.metric, **given.arguments())
     _write(found.result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
+    told = found.result.report.as_dict() | {"max_drop": found.as_dict(), "output": str(out)}
+    told |= record.made(model, out, given.data)
+    record.write_page(told, given.report)
     if given.as_json:
-        show_json(found.result.report.as_dict() | {"max_drop": found.as_dict(), "output": str(out)})
+        show_json(told)
     elif not given.quiet:
         from onnxprune.report import text
         from onnxprune.report.within import within
@@ -143,7 +150,7 @@ def apply(
         decided = api.read_plan(plan_file)
         result = api.apply_plan(model, decided, recover=given.recover, **given.inputs())
         _write(result, model, out, force=given.force, stamp=given.stamp)
-    _report(result, out, given.as_json, given.quiet)
+    _report(result, out, given.as_json, given.quiet, used=(model, plan_file, given.data))
 
 
 @app.command(cls=_Guarded)
@@ -241,39 +248,8 @@ def diff(
         raise typer.Exit(int(Exit.TARGET))
 
 
-@app.command(cls=_Guarded)
-@taking(Validating)
-def validate(
-    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="A model.")],
-    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The smaller model.")],
-    given: Validating,
-) -> None:
-    """Compare a model with its original on data, with 95 % intervals, and return 1 unless it meets its goals.
-
-    Without goals, only show what is measured. Files are overwritten.
-    """
-    with progress(given.quiet):
-        from onnxprune.validation import config, result
-
-        arguments = given.arguments(config.settings(given.config))
-        outputs = given.files()
-        _check_reports(outputs, original, candidate, arguments.get("data"))
-        found = result.validate(original, candidate, **arguments)
-    from onnxprune.report import validation as told
-
-    _write_reports(found, given)
-    if given.as_json:
-        show_json(found.as_dict())
-    elif not given.quiet:
-        show(told.text(found))
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        sys.stderr.writelines(f"{line}\n" for line in told.workflow_commands(found))
-    if not found.passed:
-        raise TargetError(told.missed(found))
-
-
 for _command in (
-    *(measuring.bench, searches.search, sparsify.sparsify),
+    *(validating.validate, measuring.bench, searches.search, reporting.report, sparsify.sparsify),
     *(tuning.finetune, tuning.handoff, tuning.absorb),
 ):
     app.command(cls=_Guarded)(_command)
@@ -291,43 +267,6 @@ def _check_outputs(model: Path, out: Path, plan_out: Path | None, force: bool) -
         files.check_output(plan_out, model, force)
         if os.path.realpath(out) == os.path.realpath(plan_out):
             raise UsageError(f"--save-plan names the output '{out}': give the plan a file of its own")
-
-
-def _check_reports(outputs: dict[str, Path], original: Path, candidate: Path, data: str | None) -> None:
-    """All that can be known to be wrong with the reports, which may replace older ones but nothing that is read."""
-    from onnxprune import files
-
-    taken = {os.path.realpath(p): f"the input '{p}'" for p in (original, candidate, data) if p is not None}
-    for name, path in outputs.items():
-        place = os.path.realpath(path)
-        if place in taken:
-            raise UsageError(f"{name} '{path}' is {taken[place]} too: name another file")
-        taken[place] = f"the file of {name}"
-        for model in (original, candidate):
-            files.check_output(path, model, force=True)
-
-
-def _write_reports(found: Validation, given: Validating) -> None:
-    import json
-    import socket
-    from datetime import UTC, datetime
-
-    from onnxprune import files
-    from onnxprune.report import validation as told
-
-    if given.junit is not None:
-        now = datetime.now(UTC).replace(tzinfo=None)
-        files.write_text(given.junit, told.junit(found, time=now, host=socket.gethostname()), force=True)
-    if given.report is not None:
-        files.write_text(given.report, json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n", force=True)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY") if os.environ.get("GITHUB_ACTIONS") == "true" else None
-    if given.markdown is not None and (
-        summary is None or os.path.realpath(given.markdown) != os.path.realpath(summary)
-    ):
-        files.write_text(given.markdown, told.markdown(found), force=True)
-    if summary:
-        before = files.read_text(summary) if Path(summary).exists() else ""
-        files.write_text(summary, before + told.markdown(found), force=True)
 
 
 def _write(result: Result, model: Path, out: Path, *, force: bool, stamp: bool, plan_out: Path | None = None) -> None:
@@ -350,13 +289,25 @@ def _write(result: Result, model: Path, out: Path, *, force: bool, stamp: bool, 
         raise
 
 
-def _report(result: Result, out: Path, as_json: bool, quiet: bool, tuned: Sequence[TuneReport] = ()) -> None:
+def _report(
+    result: Result,
+    out: Path,
+    as_json: bool,
+    quiet: bool,
+    tuned: Sequence[TuneReport] = (),
+    used: Sequence[str | Path | None] = (),
+    page: Path | None = None,
+) -> None:
     """The cut, and what training did after it."""
     report = result.report
+    if as_json or page is not None:
+        told = report.as_dict()
+        told |= {"int8": result.int8.as_dict(), "refused": result.refused} if result.int8 else {}
+        told |= {"tuning": [r.as_dict() for r in tuned]} if tuned else {}
+        told |= {"output": str(out)} | record.made(*used, out)
+        record.write_page(told, page)
     if as_json:
-        told = {"int8": result.int8.as_dict(), "refused": result.refused} if result.int8 else {}
-        trained = {"tuning": [r.as_dict() for r in tuned]} if tuned else {}
-        show_json(report.as_dict() | trained | told | {"output": str(out)})
+        show_json(told)
     elif not quiet:
         from onnxprune.report import latency, text
 

@@ -40,6 +40,7 @@ __all__ = [
     "check_output",
     "digest",
     "file_bytes",
+    "file_digest",
     "is_sorted",
     "read_bytes",
     "read_model",
@@ -324,6 +325,14 @@ def digest(proto: ModelProto, *, limit: int = PROTOBUF_LIMIT) -> str:
     for piece in pieces:
         state.update(piece)
     return state.hexdigest()
+
+
+def file_digest(path: str | Path) -> str | None:
+    """SHA-256 of a file, as hex and as `sha256sum` gives it; None where there is no such file."""
+    if not Path(path).is_file():
+        return None
+    with _reading(path), Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def mapped_copy(array: NDArray[Any]) -> np.memmap[Any, Any]:

@@ -126,6 +126,7 @@ Out = Annotated[Path | None, _result("FILE", "The file to write.", "--output", "
 Force = Annotated[bool, _result(None, "Replace an existing file.", "--force")]
 Stamp = Annotated[bool, _result(None, "Write version, settings and digests into the metadata.", "--stamp")]
 SavePlan = Annotated[Path | None, _result("FILE", "Write the plan, too.", "--save-plan")]
+ReportPage = Annotated[Path | None, _result("FILE", "Write a page with charts: .html.", "--report")]
 AsJson = Annotated[bool, _result(None, "Print one JSON object.", "--json")]
 Redundancy = Annotated[
     bool, _result(None, "Show how far the filters of each layer resemble each other.", "--redundancy")
@@ -232,6 +233,7 @@ class Compression(Planning):
     int8: IntoInt8 = False
     stamp: Stamp = False
     save_plan: SavePlan = None
+    report: ReportPage = None
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.compress`."""
@@ -255,6 +257,7 @@ class Measuring:
     calibration_size: CalibrationSize = 512
     input_shape: InputShape = None
     seed: Seed = 0
+    report: ReportPage = None
     as_json: AsJson = False
     quiet: Quiet = False
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from onnxprune import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,13 @@ class Frontier:
     def best(self) -> tuple[Point, ...]:
         """The candidates that nobody beats, by ascending MACs."""
         return tuple(sorted((p for p in self.points if p.best), key=lambda p: p.kept["macs"]))
+
+    def plot(self) -> Figure:
+        """The curve as a figure of matplotlib: worth against MACs. Raises UsageError without matplotlib."""
+        good = [p for p in self.points if not p.failed]
+        sign = -1 if self.measure == "error" else 1
+        spots = [plots.Spot(p.method, p.kept["macs"], sign * p.worth(self.measure), p.best) for p in good]
+        return plots.curve(spots, self.measure, self.model)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with stable keys."""

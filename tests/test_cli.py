@@ -79,14 +79,14 @@ def test_json_report_has_stable_keys(folder):
     report = json.loads(done("compress", "m.onnx", *CUT, "--json").stdout)
     assert set(report) == {
         *("model", "output", "original", "compressed", "kept", "coupling", "verification", "layers", "notes", "note"),
-        *("reachable", "settings", "seconds", "plan", "recovery", "tried"),
+        *("reachable", "settings", "seconds", "plan", "recovery", "tried", "groups", "run"),
     }
     assert report["recovery"] is None
     for name in ("original", "compressed", "kept"):
         assert set(report[name]) == {"macs", "params", "bytes"}
     assert set(report["coupling"]) == {"classes", "removed", "frozen", "inexact", "reasons"}
     assert set(report["verification"]) >= {"relative_error", "masked_differs", "checker"}
-    assert set(report["layers"][0]) == {"node", "op", "inputs", "outputs", "macs"}
+    assert set(report["layers"][0]) == {"node", "op", "inputs", "outputs", "macs", "frozen", "reason"}
     assert {"read", "normalize", "couple", "select", "cut", "verify"} <= set(report["seconds"])
     assert set(report["plan"]) == {"version", "model", "keep", "settings", "predicted", "frozen"}
     assert report["output"] == "m.pruned.onnx"

@@ -20,10 +20,12 @@ import typer
 import onnxprune
 from onnxprune import recovery
 from onnxprune.cli import app
+from onnxprune.commands import record
 from onnxprune.data import PRESETS
 from onnxprune.errors import Exit
 from onnxprune.plan import as_json
 from onnxprune.settings import ALLOCATIONS, methods
+from onnxprune.validation.latency import Timing
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
@@ -280,11 +282,11 @@ def test_json_keys():
     start, end = (next(i for i, (keys, _) in enumerate(rows) if key in keys) for key in ("version", "method"))
     parts = (rows[:start], rows[start:end], rows[end:])
     of_report, of_plan, of_recovery = ({k for keys, _ in part for k in keys} for part in parts)
-    assert of_report == {*told, "output"}
+    assert of_report == {*told, "output", "run"}
     assert of_plan == set(as_json(result.plan))
     assert of_recovery == set(told["recovery"])
     inner = {k for key in ("original", "coupling", "verification", "predicted") for k in (told | told["plan"])[key]}
-    inner |= {*told["layers"][0], *told["layers"][0]["macs"], *told["plan"]["frozen"][0]}
+    inner |= {*told["layers"][0], *told["layers"][0]["macs"], *told["plan"]["frozen"][0], *told["groups"][0]}
     repair = told["recovery"]
     inner |= {k for key in ("data", "before", "metric") for k in repair[key]} | {*repair["layers"][0]}
     named = {k for keys, value in rows for k in (*keys, *re.findall(r"`(\w+)`", value))}
@@ -300,6 +302,16 @@ def test_json_keys_of_validate():
     assert {key for keys, _ in rows for key in keys} == set(told)
     inner = {k for key in ("metric", "agreement", "size") for k in told[key]} | {*told["goals"][0]}
     assert inner <= {k for keys, value in rows for k in (*keys, *re.findall(r"`(\w+)`", value))}
+
+
+def test_json_keys_of_a_run():
+    """The table has the keys of `run`, and names what is in its environment and in a latency."""
+    told = record.made(ROOT / "fixtures" / "vgg_legacy.onnx")["run"]
+    rows = [(re.findall(r"`(\w+)`", r[0]), r[1]) for r in table("Reports")]
+    assert {key for keys, _ in rows for key in keys} == set(told)
+    named = set(re.findall(r"`(\w+)`", README.partition("\n## Reports\n")[2].partition("\n## ")[0]))
+    timing = Timing(1.0, 1.0, 1.0, 1.0, 1.0, 1, np.ones(1)).as_dict()
+    assert {*told["environment"], *timing} <= named
 
 
 @pytest.mark.parametrize("name", PAGES)

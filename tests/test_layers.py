@@ -18,7 +18,7 @@ ROOT = Path(onnxprune.__file__).parent
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # From the bottom up; a module imports from its own layer or from those below it. A package stands for all its modules.
 LAYERS = (
-    ("clock", "errors", "factors", "points", "signature", "stored"),
+    ("clock", "drawing", "errors", "factors", "plots", "points", "signature", "stored"),
     ("external", "header", "terminal"),
     ("graph",),
     ("analysis", "check"),
@@ -38,7 +38,7 @@ LAYERS = (
     ("searching", "validation"),
     ("sparse",),
     ("provenance", "report", "settings"),
-    ("budget", "reach"),
+    ("budget", "outcome", "reach"),
     ("choose",),
     ("api", "distill", "options"),
     ("frontier", "student", "within"),
@@ -50,8 +50,16 @@ LAYERS = (
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 POSIX = {"crypt", "fcntl", "grp", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
-SLOW = ("onnxruntime", "scipy.cluster", "sklearn", "torch", "PIL")  # seconds to import, or not there at all
-HEAVY = {"numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "scipy", "sklearn"}
+SLOW = (
+    "onnxruntime",
+    "scipy.cluster",
+    "sklearn",
+    "torch",
+    "PIL",
+    "jinja2",
+    "matplotlib",
+)  # seconds to import, or not there at all
+HEAVY = {"jinja2", "numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "scipy", "sklearn"}
 MODULE_OF = {"onnx-graphsurgeon": "onnx_graphsurgeon", "scikit-learn": "sklearn", "pillow": "PIL"}
 THROUGH_OTHERS = {"google": "onnx"}  # protobuf comes with onnx, which is made of it
 WRITERS = {"dump", "save", "save_model", "savez", "savez_compressed", "symlink_to", "hardlink_to", "tofile", "touch"}
@@ -177,7 +185,7 @@ def test_only_dependencies_are_imported(path):
     torch = {"torch"} if path.is_relative_to(STUDENT) or path.name in WITH_TORCH else set()
     declared = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     declared = declared["dependencies"] + [
-        d for extra in ("images", "dask", "ray") for d in declared["optional-dependencies"][extra]
+        d for extra in ("images", "dask", "ray", "plot") for d in declared["optional-dependencies"][extra]
     ]
     names = {re.split(r"[\[<>=~! ;]", d)[0] for d in declared}
     known = {MODULE_OF.get(n, n) for n in names} | {m for m, through in THROUGH_OTHERS.items() if through in names}

@@ -16,7 +16,7 @@ import pytest
 from commands import done, run
 
 import onnxprune
-from onnxprune import cli
+from onnxprune.commands import gate_options
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "fixtures"
@@ -56,7 +56,7 @@ def folder(tmp_path, monkeypatch, smaller):
         (["--min-agreement", "98"], 2),
         (["--metric", "acuracy"], 2),
         (["--verdict", "point", "--inconclusive", "pass"], 2),
-        (["--report", "r.html"], 2),
+        (["--report", "r.htm"], 2),
         (["--output-name", "nothing"], 2),
         (["--config", "none.toml"], 4),
     ],
@@ -86,6 +86,7 @@ def test_json(folder):
     assert result.exit_code == 1
     assert printed == written
     want = onnxprune.validate("m.onnx", "small.onnx", data=TEST, max_drop=1.0).as_dict()
+    assert printed.pop("run")["command"].startswith("onnxprune validate m.onnx small.onnx ")
     assert {**printed, "seconds": 0} == {**want, "seconds": 0}
 
 
@@ -199,7 +200,7 @@ def test_the_action_has_the_options():
     named = re.search(r"for name in (.*);", script)[1].split()
     assert set(inputs) == {*named, "original", "candidate", "args"}
     assert set(env) == {f"ONNXPRUNE_{name.replace('-', '_')}" for name in inputs}
-    fields = cli.Validating.__dataclass_fields__
+    fields = gate_options.Validating.__dataclass_fields__
     assert {name.replace("-", "_") for name in named} <= set(fields)
 
 

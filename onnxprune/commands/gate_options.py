@@ -59,7 +59,9 @@ class Validating:
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of the bootstrap.")] = None
     junit: Annotated[Path | None, _result("FILE", "Write JUnit XML: one case per goal.")] = None
     markdown: Annotated[Path | None, _result("FILE", "Write Markdown; added to $GITHUB_STEP_SUMMARY anyway.")] = None
-    report: Annotated[Path | None, _result("FILE", "Write the whole result: .json.")] = None
+    report: Annotated[Path | None, _result("FILE", "Write the whole result: .json, or a page with charts: .html.")] = (
+        None
+    )
     as_json: AsJson = False
     quiet: Quiet = False
 
@@ -76,7 +78,7 @@ class Validating:
 
     def files(self) -> dict[str, Path]:
         """The files to write, by option. Raises UsageError for a kind of report that there is not."""
-        if self.report is not None and self.report.suffix != ".json":
-            raise UsageError(f"--report {str(self.report)!r}: give a name that ends in .json")
+        if self.report is not None and self.report.suffix not in {".json", ".html"}:
+            raise UsageError(f"--report {str(self.report)!r}: give a name that ends in .json or .html")
         named = {"--junit": self.junit, "--markdown": self.markdown, "--report": self.report}
         return {n: p for n, p in named.items() if p is not None}

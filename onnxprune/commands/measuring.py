@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune import options as o
+from onnxprune.commands import record
 from onnxprune.signature import taking
 from onnxprune.terminal import show, show_json
 
@@ -13,8 +14,12 @@ def bench(models: o.Sources, given: o.Measuring) -> None:
     from onnxprune import api
     from onnxprune.report import latency
 
+    record.check_page(given.report, models, given.data)
     found = api.benchmark(models, **given.arguments())
+    if given.as_json or given.report is not None:
+        told = found.as_dict() | record.made(*models, given.data)
+        record.write_page(told, given.report)
     if given.as_json:
-        show_json(found.as_dict())
+        show_json(told)
     else:
         show(latency.benchmark(found))

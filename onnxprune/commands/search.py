@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune import options as o
+from onnxprune.commands import record
 from onnxprune.errors import FileError, UsageError
 from onnxprune.signature import taking
 from onnxprune.terminal import progress, show, show_json
@@ -49,6 +50,7 @@ class Search(o.Inputs):
     resume: Resume = False
     output: Folder = None
     force: o.Force = False
+    report: o.ReportPage = None
     as_json: o.AsJson = False
     quiet: o.Quiet = False
 
@@ -80,17 +82,20 @@ def search(model: o.Source, given: Search) -> None:
         from onnxprune.report import search as text
 
         folder, arguments = given.output or o.beside(model, ".search"), given.arguments()
+        record.check_page(given.report, (model,), given.data, given.val)
         journal = _checked(folder, given.resume, given.force)
         found = frontier.search(model, journal=journal, resume=given.resume, **arguments)
-        written = {"search.json": json.dumps(text.as_dict(found), indent=2) + "\n", "curve.svg": text.curve(found)}
+        told = text.as_dict(found) | {"output": str(folder)} | record.made(model, given.data, given.val)
+        written = {"search.json": json.dumps(told, indent=2) + "\n", "curve.svg": text.curve(found)}
         plans = {f"{p.name}.plan.json": json.dumps(p.plan) + "\n" for p in found.points if p.plan is not None}
         folder.mkdir(exist_ok=True)
         for name in (n for n in _plans(folder) if n not in plans and not given.resume):
             (folder / name).unlink()  # of the earlier search that --force replaces
         for name, content in (written | plans).items():
             files.write_text(folder / name, content, force=True)
+        record.write_page(told, given.report)
     if given.as_json:
-        show_json(text.as_dict(found) | {"output": str(folder)})
+        show_json(told)
     elif not given.quiet:
         show(text.frontier(found, model, folder))
 

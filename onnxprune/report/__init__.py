@@ -15,18 +15,43 @@ from onnxprune.verify import Verification
 
 @dataclass(frozen=True, slots=True)
 class LayerChange:
-    """Widths and MACs of one layer before and after; a product of two activations has no filters, hence no widths."""
+    """Widths and MACs of one layer before and after; a product of two activations has no filters, hence no widths.
+
+    frozen: how many of its filters can never leave; reason: why.
+    """
 
     node: str
     op: str
     inputs: tuple[int, int] | None
     outputs: tuple[int, int] | None
     macs: tuple[int, int]
+    frozen: int = 0
+    reason: str = ""
 
     @property
     def kept(self) -> float:
         """Share of the layer's MACs that is kept, 0..1."""
         return self.macs[1] / self.macs[0] if self.macs[0] else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupChange:
+    """Classes that are ranked together: the parameter axis that names them, and the layers they bind.
+
+    width: of that axis, before and after; makers, readers: numbers of the layers that have filters in these classes,
+    and of those that read them, in the order of the graph from 0.
+    """
+
+    parameter: str
+    axis: int
+    width: tuple[int, int]
+    classes: int
+    makers: tuple[int, ...]
+    readers: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self) | {"width": {"before": self.width[0], "after": self.width[1]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +82,7 @@ class Report:
     recovery: Recovery | None = None
     tried: Mapping[str, Any] | None = None
     latency: Mapping[str, Any] | None = None
+    groups: tuple[GroupChange, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with stable keys; the values of `kept` are fractions 0..1."""
@@ -74,6 +100,7 @@ class Report:
             },
             "verification": self.verification.as_dict(),
             "layers": [_layer(x) for x in self.layers],
+            "groups": [g.as_dict() for g in self.groups],
             "notes": list(self.notes),
             "note": self.note,
             "reachable": self.reachable,
@@ -91,4 +118,4 @@ def _layer(change: LayerChange) -> dict[str, Any]:
         k: v and {"before": v[0], "after": v[1]}
         for k, v in (("inputs", change.inputs), ("outputs", change.outputs), ("macs", change.macs))
     }
-    return {"node": change.node, "op": change.op, **pairs}
+    return {"node": change.node, "op": change.op, **pairs, "frozen": change.frozen, "reason": change.reason}

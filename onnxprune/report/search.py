@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 
+from onnxprune.drawing import Axis, Mark, Series, plot
 from onnxprune.points import Frontier, Point
 from onnxprune.report.layout import new_table, percent
 
-_WORDS = {
+WORDS = {
     "metric": "accuracy on labelled inputs",
     "agreement": "share of inputs with the original's answer",
     "error": "relative error of the outputs",
 }
-_COLOURS = ("#1b6ca8", "#c8553d", "#4c8c4a", "#8a5aa8", "#b8860b", "#3a8f8f", "#a0446e", "#5b5b5b")
 _ABOUT = 0.01  # a point
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 400, 64, 24, 150, 48
 
 
 def frontier(found: Frontier, model: Path, folder: Path) -> RenderableType:
@@ -36,7 +34,7 @@ def frontier(found: Frontier, model: Path, folder: Path) -> RenderableType:
     recover = "" if found.recover == "none" else f" --recover {found.recover}{data}"
     recover += f" --seed {found.seed}" if found.seed else ""
     return Group(
-        f"{model}: {_WORDS[found.measure]}{original}. * nobody keeps fewer MACs and is worth as much.",
+        f"{model}: {WORDS[found.measure]}{original}. * nobody keeps fewer MACs and is worth as much.",
         rows,
         *failed,
         f"{folder} has curve.svg, search.json and the plans.",
@@ -57,68 +55,41 @@ def shown(found: Frontier, point: Point) -> str:
 
 
 def curve(found: Frontier) -> str:
-    """The candidates as an SVG: share of the MACs across, worth upwards, a line per method."""
-    points = [p for p in found.points if not p.failed]
-    worths = [p.worth(found.measure) for p in points]
-    low, high = min(worths), max(worths)
-    pad = 0.05 * (high - low) or 0.05
-    scale = _Scale(0.0, max(1.0, *(p.kept["macs"] for p in points)), low - pad, high + pad)
-    methods = list(dict.fromkeys(p.method for p in points))
-    parts = [*scale.axes(_WORDS[found.measure], found.measure == "error")]
-    for i, method in enumerate(methods):
-        mine = sorted((p for p in points if p.method == method), key=lambda p: p.kept["macs"])
-        places = [scale.at(p.kept["macs"], p.worth(found.measure)) for p in mine]
-        parts += _line(mine, places, _COLOURS[i % len(_COLOURS)], method or "default", i)
-    box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12"'
-    return f'<svg {box}>\n<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    """The candidates as an SVG file: share of the MACs across, worth upwards, a line per method."""
+    points = [Spot(p.method, p.kept["macs"], p.worth(found.measure), p.best) for p in found.points if not p.failed]
+    return plotted(found.measure, points, alone=True)
 
 
-class _Scale:
-    """Numbers to places in the picture."""
+class Spot(NamedTuple):
+    """What a curve needs to know of a candidate."""
 
-    def __init__(self, left: float, right: float, low: float, high: float) -> None:
-        self._x, self._y = (left, right), (low, high)
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        inner_x, inner_y = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-        across = (x - self._x[0]) / (self._x[1] - self._x[0])
-        up = (y - self._y[0]) / (self._y[1] - self._y[0])
-        return _LEFT + across * inner_x, _HEIGHT - _BOTTOM - up * inner_y
-
-    def axes(self, words: str, negated: bool) -> list[str]:
-        """Lines and numbers at five places of each axis, and what they are."""
-        found = []
-        for i in range(6):
-            x = self._x[0] + i / 5 * (self._x[1] - self._x[0])
-            y = self._y[0] + i / 5 * (self._y[1] - self._y[0])
-            (px, bottom), (left, py) = self.at(x, self._y[0]), self.at(self._x[0], y)
-            told = f"{-y:.3g}" if negated else f"{100 * y:.1f} %"
-            found.append(_text(px, bottom + 16, f"{100 * x:.0f} %", "middle"))
-            found.append(_text(left - 6, py + 4, told, "end"))
-            found.append(f'<path d="M{left:.1f} {py:.1f}H{_WIDTH - _RIGHT}" stroke="#dddddd"/>')
-        found.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, "multiply-accumulates that are kept", "middle"))
-        found.append(_text(_LEFT, 14, words, "start"))
-        return found
+    method: str
+    macs: float
+    worth: float
+    best: bool
+    chosen: bool = False
 
 
-def _line(
-    points: Sequence[Point], places: Sequence[tuple[float, float]], colour: str, name: str, row: int
-) -> list[str]:
-    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    found = [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
-    for (x, y), p in zip(places, points, strict=True):
-        fill = colour if p.best else "white"
-        told = escape(f"{name}: {100 * p.kept['macs']:.1f} % of the MACs")
-        found.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{colour}"><title>{told}</title></circle>'
-        )
-    y = _TOP + 16 + 18 * row
-    found.append(f'<path d="M{_WIDTH - _RIGHT + 10} {y - 4}h18" stroke="{colour}" stroke-width="2"/>')
-    return [*found, _text(_WIDTH - _RIGHT + 34, y, name, "start")]
+def plotted(measure: str, spots: Sequence[Spot], *, alone: bool = False) -> str:
+    """The curve of some candidates, at least one; alone: as a file of its own."""
+    series = [_line(m or "default", [s for s in spots if s.method == m]) for m in methods(spots)]
+    across = Axis(
+        "multiply-accumulates that are kept", 0.0, max(1.0, *(s.macs for s in spots)), lambda v: f"{100 * v:.0f} %"
+    )
+    negated = measure == "error"
+    up = Axis.around(WORDS[measure], [s.worth for s in spots], lambda v: f"{-v:.3g}" if negated else f"{100 * v:.3g} %")
+    return plot(series, across, up, alone=alone)
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def methods(spots: Sequence[Spot]) -> list[str]:
+    """The methods, in the order of their colours."""
+    return list(dict.fromkeys(s.method for s in spots))
+
+
+def _line(name: str, spots: Sequence[Spot]) -> Series:
+    mine = sorted(spots, key=lambda s: s.macs)
+    marks = [Mark(s.macs, s.worth, f"{name}: {100 * s.macs:.1f} % of the MACs", s.best, s.chosen) for s in mine]
+    return Series(name, marks)
 
 
 def as_dict(found: Frontier) -> dict[str, Any]:

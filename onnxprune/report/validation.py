@@ -22,7 +22,7 @@ Row = tuple[str, str, str, str]
 HEAD = ("", "original", "candidate", "difference")
 AGREEMENT = ("beside the original", "candidate")
 GOALS = ("goal", "measured", "verdict")
-_AGREEMENT = {
+AGREEMENT_WORDS = {
     "top1": "same top-1 answer",
     "cosine": "cosine of the outputs",
     "relative_error": "relative error",
@@ -82,7 +82,7 @@ def _rows(v: Validation) -> Iterator[Row]:
 
 def _agreement_rows(v: Validation) -> Iterator[tuple[str, str]]:
     for name, found in v.agreement.items():
-        yield (_AGREEMENT[name], interval(found, "%" if name == "top1" else ""))
+        yield (AGREEMENT_WORDS[name], interval(found, "%" if name == "top1" else ""))
 
 
 def _times(speedup: Interval) -> str:

@@ -1,0 +1,75 @@
+"""`validate`: a gate."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxprune.commands import record
+from onnxprune.commands.gate_options import Validating
+from onnxprune.errors import TargetError
+from onnxprune.signature import taking
+from onnxprune.terminal import progress, show, show_json
+
+if TYPE_CHECKING:
+    from onnxprune.validation.result import Validation
+
+
+@taking(Validating)
+def validate(
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="A model.")],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The smaller model.")],
+    given: Validating,
+) -> None:
+    """Compare a model with its original on data, with 95 % intervals, and return 1 unless it meets its goals.
+
+    Without goals, only show what is measured. Files are overwritten.
+    """
+    with progress(given.quiet):
+        from onnxprune.validation import config, result
+
+        arguments = given.arguments(config.settings(given.config))
+        outputs = given.files()
+        record.check_free(outputs, (original, candidate), arguments.get("data"))
+        found = result.validate(original, candidate, **arguments)
+    from onnxprune.report import validation as told
+
+    shown = found.as_dict() | record.made(original, candidate, arguments.get("data"))
+    _write_reports(found, shown, given)
+    if given.as_json:
+        show_json(shown)
+    elif not given.quiet:
+        show(told.text(found))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        sys.stderr.writelines(f"{line}\n" for line in told.workflow_commands(found))
+    if not found.passed:
+        raise TargetError(told.missed(found))
+
+
+def _write_reports(found: Validation, shown: dict[str, Any], given: Validating) -> None:
+    import json
+    import socket
+    from datetime import UTC, datetime
+
+    from onnxprune import files
+    from onnxprune.report import validation as told
+
+    if given.junit is not None:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        files.write_text(given.junit, told.junit(found, time=now, host=socket.gethostname()), force=True)
+    if given.report is not None and given.report.suffix == ".html":
+        record.write_page(shown, given.report)
+    elif given.report is not None:
+        files.write_text(given.report, json.dumps(shown, indent=2, allow_nan=False) + "\n", force=True)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY") if os.environ.get("GITHUB_ACTIONS") == "true" else None
+    if given.markdown is not None and (
+        summary is None or os.path.realpath(given.markdown) != os.path.realpath(summary)
+    ):
+        files.write_text(given.markdown, told.markdown(found), force=True)
+    if summary:
+        before = files.read_text(summary) if Path(summary).exists() else ""
+        files.write_text(summary, before + told.markdown(found), force=True)
