@@ -23,7 +23,7 @@ def tried(found: Told | None) -> p.Section | None:
 
 def _pairs(found: Told) -> list[p.Block]:
     candidates = found["candidates"]
-    names = ("distance", "norm", "removed", "kl", "repaired", "naswot")
+    names = ("distance", "norm", "by_distance", "kl", "repaired", "naswot")
     titles = ("distance", "norm", "by distance", "divergence", "repaired", "NASWOT")
     rows = [
         [p.Cell("chosen" if i == found["chosen"] else "", state="good"), *(_figure(c[n]) for n in names)]
@@ -44,7 +44,7 @@ def _scatter(found: Told) -> list[p.Block]:
     chosen = found["chosen"]
     marks = [
         Mark(
-            c["removed"],
+            c["by_distance"],
             c[by],
             f"distance {c['distance']:.3g}, norm {c['norm']:.3g}",
             c["repaired"] is not None,
