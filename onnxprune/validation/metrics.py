@@ -120,8 +120,10 @@ def _top(k: int) -> Metric:
 
 def hits(scores: Array, targets: Array, k: int = 1) -> Reals:
     """[n]: share of a sample's labels that are among the k largest scores [n, classes, ...]; of equal scores the first
-    counts as larger, as in argmax. Where scores are class numbers already, whether they are the labels.
+    counts as larger, as in argmax. Where scores are class numbers already, whether they are the labels. Raises
+    DataError where there are no more than k classes: every answer would be right.
     """
+    _check_classes(scores, targets, k)
     if scores.shape == targets.shape:
         found = scores == targets
     elif k == 1:
@@ -132,6 +134,18 @@ def hits(scores: Array, targets: Array, k: int = 1) -> Reals:
         above = (scores > own) | ((scores == own) & (number < targets[:, None]))
         found = above.sum(axis=1) < k
     return _per_sample(found)
+
+
+def _check_classes(scores: Array, targets: Array, k: int) -> None:
+    if scores.shape == targets.shape:
+        if k > 1:
+            raise DataError(
+                f"--metric top{k}: the output gives one answer per sample, no second one: only top1 is there"
+            )
+    elif k >= scores.shape[1]:
+        classes = scores.shape[1]
+        hint = f"give top1 to top{classes - 1}" if classes > 2 else "give top1"
+        raise DataError(f"--metric top{k}: the output has {classes} classes: every answer would be right; {hint}")
 
 
 def _per_sample(values: Array) -> Reals:
