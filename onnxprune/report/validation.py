@@ -125,7 +125,8 @@ def _verdict(v: Validation) -> str:
         return "No goals were given, so there is no verdict."
     doubtful = sum(g.verdict == "inconclusive" for g in v.goals)
     passed = f"{sum(g.verdict == 'pass' for g in v.goals)} of {len(v.goals)} goals met"
-    doubt = f", {doubtful} inconclusive: the interval holds the goal" if doubtful else ""
+    why = next((g.reason for g in v.goals if g.reason), "the interval holds the goal")
+    doubt = f", {doubtful} inconclusive: {why}" if doubtful else ""
     return f"Verdict: {_WORDS[v.verdict]} ({passed}{doubt})."
 
 
@@ -177,7 +178,8 @@ def _plain(cell: str) -> str:
 def told(goal: Goal) -> str:
     """One line on a goal."""
     side = "at most" if goal.name.startswith("max_") else "at least"
-    return f"{goal.what} is {interval(goal.measured, goal.unit)}; the goal is {side} {figure(goal.bound, goal.unit)}"
+    found = f"{goal.what} is {interval(goal.measured, goal.unit)}; the goal is {side} {figure(goal.bound, goal.unit)}"
+    return f"{found}; {goal.reason}" if goal.reason else found
 
 
 def missed(v: Validation) -> str:

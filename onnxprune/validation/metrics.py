@@ -34,7 +34,7 @@ class Metric:
     model gives them, or (functions of users) all outputs. higher: whether more is better. rate: whether it lies in
     0..1, so that differences are told in percentage points. One of three functions gives it: each, of every sample [n],
     whose mean it is (the root of it where `root`); weighted, for many weightings of the samples at once; whole, of all
-    samples.
+    samples. top: K where it counts labels among the K best answers, else 0.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Metric:
     weighted: weighted.Weighted | None = None
     whole: Whole | None = None
     root: bool = False
+    top: int = 0
 
     def of(self, predictions: Any, targets: Array, weights: Reals | None = None) -> Reals:
         """[b]: the value for each weighting [b, n] of the samples, NaN where it is not defined; the weights are how
@@ -115,7 +116,7 @@ def _function(function: Callable[..., Any], name: str) -> Metric:
 def _top(k: int) -> Metric:
     if k < 1:
         raise UsageError("--metric top0: give top1, top5, ...")
-    return Metric("accuracy" if k == 1 else f"top{k}", "scores", True, True, each=lambda s, y: hits(s, y, k))
+    return Metric("accuracy" if k == 1 else f"top{k}", "scores", True, True, each=lambda s, y: hits(s, y, k), top=k)
 
 
 def hits(scores: Array, targets: Array, k: int = 1) -> Reals:

@@ -24,6 +24,7 @@ from onnxprune.validation.run import Measured, Model, about, check_needs, compar
 from onnxprune.validation.speed import Speed, speed
 
 Source = str | Path | ModelProto
+AT_CHANCE = "the original answers the labels no better than chance"
 _LOG = logging.getLogger("onnxprune")
 
 
@@ -155,7 +156,7 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
         goals,
         verdict,
         options.inconclusive,
-        measured.notes,
+        (*measured.notes, *_chance(measured.comparison)),
         seconds,
     )
 
@@ -210,12 +211,24 @@ def _measured(
     return found, data.name
 
 
+def _chance(found: Comparison | None) -> Iterator[str]:
+    """What to say of an original that is no better than chance."""
+    if found is not None and found.at_chance:
+        assert found.chance is not None
+        yield (
+            f"{AT_CHANCE}, which is right on {found.chance:.1%}: the labels are probably wrong, or in another order "
+            "than the inputs; its drop says nothing"
+        )
+
+
 def _judged(options: ValidateOptions, found: Measured, timed: Speed | None, size: int) -> Iterator[Goal]:
     """The goals that are given, in the order of the class."""
     measurements = _measurements(found, timed, size)
     for name, bound in options.given.items():
         measured, unit, what = measurements[name]
-        yield gate.goal(name, bound, measured, unit, what, options.verdict)
+        made = gate.goal(name, bound, measured, unit, what, options.verdict)
+        at_chance = name == "max_drop" and found.comparison is not None and found.comparison.at_chance
+        yield gate.doubted(made, AT_CHANCE) if at_chance else made
 
 
 def _measurements(found: Measured, timed: Speed | None, size: int) -> dict[str, tuple[Interval, str, str]]:

@@ -24,7 +24,7 @@ def pair():
 def test_all_classes_are_not_the_best(pair, name):
     """Among as many answers as there are classes the right one always is: topK of them is refused."""
     good, bad, x, y = pair
-    with pytest.raises(DataError, match=f"--metric {name}: .* 4 classes: .* top1 to top3"):
+    with pytest.raises(DataError, match=rf"--metric {name}: .* 4 classes: .* top1 to top3"):
         validate(good, bad, data=(x, y), metric=name, max_drop=1.0)
     assert validate(good, bad, data=(x, y), metric="top3").metric.candidate < 1
 
@@ -33,6 +33,37 @@ def test_class_numbers_have_no_second_answer(pair):
     """A model that gives class numbers, or one score for two classes, has a top1 only."""
     _, _, x, _ = pair
     single = linear(outputs="float[N,1] y", shape="6,1")
-    with pytest.raises(DataError, match="--metric top2: .* only top1"):
+    with pytest.raises(DataError, match=r"--metric top2: .* only top1"):
         validate(single, single, data=(x, np.arange(200) % 2), metric="top2")
     assert validate(single, single, data=(x, np.arange(200) % 2), metric="top1").metric
+
+
+@pytest.mark.parametrize("by", ["interval", "point"])
+@pytest.mark.parametrize("name", ["accuracy", "top2", "f1_macro", "balanced_accuracy"])
+def test_labels_of_other_samples(pair, name, by):
+    """Where the original answers the labels no better than chance, no drop passes, and a note says why."""
+    good, _, x, y = pair
+    shuffled = np.random.default_rng(0).permutation(y)
+    found = validate(good, good, data=(x, shuffled), metric=name, max_drop=50.0, verdict=by)
+    assert (found.verdict, found.passed, found.metric.at_chance) == ("inconclusive", False, True)
+    assert "no better than" in found.goals[0].reason
+    assert any("labels" in n and "order" in n for n in found.notes)
+    right = validate(good, good, data=(x, y), metric=name, max_drop=50.0, verdict=by)
+    assert (right.verdict, right.metric.at_chance, right.goals[0].reason, right.notes) == ("pass", False, "", ())
+
+
+def test_chance_is_the_most_frequent_label(pair):
+    """The level of chance is the share of the most frequent label, or of the K most frequent ones for topK."""
+    good, bad, x, _ = pair
+    y = np.repeat([0, 1, 2, 3], [100, 60, 30, 10])
+    for name, level in (("accuracy", 0.5), ("top2", 0.8), ("top3", 0.95)):
+        assert validate(good, bad, data=(x, y), metric=name).metric.chance == pytest.approx(level)
+    assert validate(good, bad, data=(x, y), metric="roc_auc").metric.chance is None
+
+
+def test_a_drop_that_fails_at_chance_fails(pair):
+    """Doubt about the labels does not turn a missed goal into one that may pass."""
+    good, bad, x, y = pair
+    wrong = (y + 1) % 4
+    found = validate(bad, good, data=(x, wrong), max_drop=-90.0)
+    assert (found.metric.at_chance, found.verdict) == (True, "fail")

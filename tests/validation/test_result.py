@@ -200,9 +200,10 @@ def test_goals_and_json(pair):
         *("original", "candidate", "data", "samples", "verdict", "goals", "metric", "agreement", "size", "latency"),
         *("notes", "seconds"),
     }
-    assert set(told["goals"][0]) == {"name", "bound", "measured", "unit", "what", "verdict"}
+    assert set(told["goals"][0]) == {"name", "bound", "measured", "unit", "what", "verdict", "reason"}
     assert set(told["metric"]) == {
         *("metric", "output", "higher", "rate", "original", "candidate", "drop", "lost", "gained"),
+        *("chance", "at_chance"),
     }
     assert told["size"]["candidate"] == bad.ByteSize()
 
