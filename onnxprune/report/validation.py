@@ -21,6 +21,7 @@ from onnxprune.validation.speed import Speed
 Row = tuple[str, str, str, str]
 HEAD = ("", "original", "candidate", "difference")
 AGREEMENT = ("beside the original", "candidate")
+OUTPUTS = ("output", "same top-1", "cosine", "rel. error", "KL")
 GOALS = ("goal", "measured", "verdict")
 _AGREEMENT = {
     "top1": "same top-1 answer",
@@ -82,7 +83,15 @@ def _rows(v: Validation) -> Iterator[Row]:
 
 def _agreement_rows(v: Validation) -> Iterator[tuple[str, str]]:
     for name, found in v.agreement.items():
-        yield (_AGREEMENT[name], interval(found, "%" if name == "top1" else ""))
+        where = next((f" ('{o}')" for o, m in v.outputs.items() if m.get(name) == found), "")
+        told = _AGREEMENT[name] + (where if len(v.outputs) > 1 else "")
+        yield (told, interval(found, "%" if name == "top1" else ""))
+
+
+def _output_rows(v: Validation) -> Iterator[Sequence[str]]:
+    """Point estimates of every output, where there are several."""
+    for output, found in v.outputs.items() if len(v.outputs) > 1 else ():
+        yield output, *(figure(found[n].point, "%" if n == "top1" else "") if n in found else "-" for n in _AGREEMENT)
 
 
 def _times(speedup: Interval) -> str:
@@ -132,10 +141,11 @@ def _verdict(v: Validation) -> str:
 
 def text(v: Validation) -> RenderableType:
     """Tables that fit 80 columns."""
-    sides: dict[Sequence[str], str] = {HEAD: "<>><", AGREEMENT: "<<", GOALS: "<<<"}
+    sides: dict[Sequence[str], str] = {HEAD: "<>><", AGREEMENT: "<<", OUTPUTS: "<>>>>", GOALS: "<<<"}
     tables: dict[Sequence[str], list[Sequence[str]]] = {
         HEAD: list(_rows(v)),
         AGREEMENT: list(_agreement_rows(v)),
+        OUTPUTS: list(_output_rows(v)),
         GOALS: list(_goal_rows(v)),
     }
     made = [_grid(head, sides[head], rows) for head, rows in tables.items() if rows]
@@ -157,6 +167,8 @@ def markdown(v: Validation) -> str:
     made += ["", *_piped(HEAD, _rows(v))]
     if v.agreement:
         made += ["", *_piped(AGREEMENT, _agreement_rows(v))]
+    if len(v.outputs) > 1:
+        made += ["", *_piped(OUTPUTS, _output_rows(v))]
     made += ["", *(f"- {_plain(r)}" for r in (*_remarks(v), _INTERVALS))]
     return "\n".join(made) + "\n"
 

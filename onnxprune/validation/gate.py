@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -83,6 +83,12 @@ def goal(name: str, bound: float, measured: Interval, unit: str, what: str, by: 
     """Judge a measurement; names that begin with max_ must be at most the bound, others at least."""
     at_most = name.startswith("max_")
     return Goal(name, bound, measured, unit, what, judged(bound, measured, at_most=at_most, by=by))
+
+
+def worst(goals: Sequence[Goal]) -> Goal:
+    """Of goals that have one lower bound, that with the worst verdict; of these, that with the smallest measurement."""
+    order = ("fail", "inconclusive", "pass")
+    return min(goals, key=lambda g: (order.index(g.verdict), g.measured.point))
 
 
 def doubted(found: Goal, reason: str) -> Goal:

@@ -15,8 +15,7 @@ from onnxprune.errors import DataError, ModelError, OnnxpruneError, UnsupportedE
 from onnxprune.graph import Array
 from onnxprune.runtime import InputSpec, Session, input_specs, session
 from onnxprune.validation.accuracy import Comparison, Scores
-from onnxprune.validation.agreement import Agreements
-from onnxprune.validation.intervals import Interval
+from onnxprune.validation.agreement import Agreements, Intervals
 from onnxprune.validation.metrics import DEFAULT, Metric, metric
 from onnxprune.validation.reading import classifies
 
@@ -34,10 +33,13 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one pass over the data gave; feeds: the fewest samples that the models take, for latency."""
+    """What one pass over the data gave.
+
+    outputs: agreement of each; feeds: the fewest samples that the models take, for latency.
+    """
 
     samples: int
-    agreement: dict[str, Interval]
+    outputs: dict[str, Intervals]
     comparison: Comparison | None
     feeds: Mapping[str, Array]
     notes: tuple[str, ...]

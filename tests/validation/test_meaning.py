@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from validation.models import inputs, labels, linear
+from validation.models import inputs, labels, linear, two
 
 import onnxprune
 from onnxprune.errors import DataError
@@ -67,3 +67,44 @@ def test_a_drop_that_fails_at_chance_fails(pair):
     wrong = (y + 1) % 4
     found = validate(bad, good, data=(x, wrong), max_drop=-90.0)
     assert (found.metric.at_chance, found.verdict) == (True, "fail")
+
+
+@pytest.fixture(scope="module")
+def ruined():
+    """Two models of two outputs, of which the candidate's second is noise; and inputs."""
+    body = "y = MatMul(x, w)\n s = Sin(y)\n z = Unsqueeze(s, a)"
+    bad = "y = MatMul(x, w)\n t = Mul(y, y)\n u = Mul(t, y)\n s = Neg(u)\n z = Unsqueeze(s, a)"
+    axis = "a = Constant<value_ints = [1]>()\n "
+    outputs = "float[N,4] y, float[N,1,4] z"
+    return *(linear(outputs=outputs, body=axis + b) for b in (body, bad)), inputs()
+
+
+def test_a_ruined_output_is_seen(ruined):
+    """Each output is compared; a goal of agreement is about the worst of them, and says which that is."""
+    good, bad, x = ruined
+    found = validate(good, bad, data=x, min_agreement=0.9)
+    assert list(found.outputs) == ["y", "z"]
+    assert found.outputs["y"]["cosine"].point == found.outputs["y"]["top1"].point == 1
+    assert found.outputs["z"]["cosine"].point < 0.5
+    assert found.agreement["cosine"] == found.outputs["z"]["cosine"]
+    assert found.agreement["relative_error"] == found.outputs["z"]["relative_error"]
+    assert (found.verdict, found.goals[0].what) == ("fail", "cosine of 'z'")
+    assert found.goals[0].measured == found.outputs["z"]["cosine"]
+
+
+def test_agreement_of_one_output(ruined):
+    """--output-name says which output the agreement is about; the others are still told."""
+    good, bad, x = ruined
+    found = validate(good, bad, data=x, min_agreement=0.9, output_name="y")
+    assert (found.verdict, found.goals[0].what) == ("pass", "same top-1 answer of 'y'")
+    assert found.agreement == found.outputs["y"]
+    assert set(found.as_dict()["outputs"]["z"]) == {"cosine", "relative_error"}
+
+
+def test_the_worst_of_several_scores():
+    """Of outputs that all have answers the one with the fewest same answers counts, in whatever order they are."""
+    x = {"a": inputs(), "b": inputs(seed=2)}
+    found = validate(two(), two(0.5), data=x, min_agreement=0.99)
+    assert found.outputs["z"]["top1"].point == 1 > found.outputs["y"]["top1"].point
+    assert found.goals[0].what == "same top-1 answer of 'y'"
+    assert found.agreement["top1"] == found.outputs["y"]["top1"]

@@ -198,7 +198,7 @@ def test_goals_and_json(pair):
     told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert set(told) == {
         *("original", "candidate", "data", "samples", "verdict", "goals", "metric", "agreement", "size", "latency"),
-        *("notes", "seconds"),
+        *("outputs", "notes", "seconds"),
     }
     assert set(told["goals"][0]) == {"name", "bound", "measured", "unit", "what", "verdict", "reason"}
     assert set(told["metric"]) == {
