@@ -46,8 +46,7 @@ class Comparison:
     at_chance: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        names = ("metric", "output", "higher", "rate", "original", "candidate", "lost", "gained")
-        names += ("chance", "at_chance")
+        names = ("metric", "output", "higher", "rate", "original", "candidate", "lost", "gained", "chance", "at_chance")
         return {n: getattr(self, n) for n in names} | {"drop": self.drop.as_dict()}
 
 
