@@ -16,7 +16,7 @@ from onnxprune import options as o
 from onnxprune.commands import measuring, sparsify, tuning, tuning_options
 from onnxprune.commands import search as searches
 from onnxprune.commands.gate_options import Validating
-from onnxprune.errors import Exit, TargetError, UsageError
+from onnxprune.errors import Exit, FileError, TargetError, UsageError
 from onnxprune.signature import taking
 from onnxprune.terminal import boundary, progress, show, show_json, write
 
@@ -266,6 +266,7 @@ def validate(
         show(told.text(found))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         sys.stderr.writelines(f"{line}\n" for line in told.workflow_commands(found))
+        _add_summary(found)
     if not found.passed:
         raise TargetError(told.missed(found))
 
@@ -303,6 +304,25 @@ def _check_reports(outputs: dict[str, Path], original: Path, candidate: Path, da
         taken[place] = f"the file of {name}"
         for model in (original, candidate):
             files.check_output(path, model, force=True)
+    if summary := _summary():
+        files.append_text(summary, "")
+
+
+def _summary() -> str | None:
+    """The page of the job, under GitHub Actions."""
+    return os.environ.get("GITHUB_STEP_SUMMARY") if os.environ.get("GITHUB_ACTIONS") == "true" else None
+
+
+def _add_summary(found: Validation) -> None:
+    """Nothing that goes wrong here may hide the verdict."""
+    from onnxprune import files
+    from onnxprune.report import validation as told
+
+    if summary := _summary():
+        try:
+            files.append_text(summary, told.markdown(found))
+        except FileError as error:
+            sys.stderr.write(f"warning: the summary is missing: {error}\n")
 
 
 def _write_reports(found: Validation, given: Validating) -> None:
@@ -318,14 +338,11 @@ def _write_reports(found: Validation, given: Validating) -> None:
         files.write_text(given.junit, told.junit(found, time=now, host=socket.gethostname()), force=True)
     if given.report is not None:
         files.write_text(given.report, json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n", force=True)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY") if os.environ.get("GITHUB_ACTIONS") == "true" else None
+    summary = _summary()
     if given.markdown is not None and (
         summary is None or os.path.realpath(given.markdown) != os.path.realpath(summary)
     ):
         files.write_text(given.markdown, told.markdown(found), force=True)
-    if summary:
-        before = files.read_text(summary) if Path(summary).exists() else ""
-        files.write_text(summary, before + told.markdown(found), force=True)
 
 
 def _write(result: Result, model: Path, out: Path, *, force: bool, stamp: bool, plan_out: Path | None = None) -> None:
