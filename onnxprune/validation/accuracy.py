@@ -52,15 +52,17 @@ class Comparison:
 
 class Scores:
     """Collects what one metric needs of both models, batch by batch: a number per sample and model where the metric is
-    a mean over samples, else predictions, up to `memory` bytes.
+    a mean over samples, else predictions, up to `memory` bytes. count: samples of the data, None if not known.
 
     Chance, for accuracy and topK, is the share of the most frequent labels; for other metrics of classes the share of
     right answers if answers and labels had nothing to do with each other.
     """
 
-    def __init__(self, metric: Metric, model: ModelProto, output: str | None, memory: float, seed: int) -> None:
+    def __init__(
+        self, metric: Metric, model: ModelProto, output: str | None, memory: float, seed: int, count: int | None
+    ) -> None:
         self.metric, self._model, self._output = metric, model, output
-        self._memory, self._seed = memory, seed
+        self._memory, self._seed, self._count_of_data = memory, seed, count
         self._reading: Reading | None = None
         self._kept: tuple[list[Any], list[Any], list[Array]] = ([], [], [])  # original, candidate, targets
         self._samples = self._bytes = 0
@@ -69,7 +71,7 @@ class Scores:
     def add(self, original: Outputs, candidate: Outputs, labels: Array) -> None:
         """Outputs of a batch by name, and its labels [n, ...]. Raises DataError for labels that do not fit."""
         if self._reading is None:
-            self._reading = reading(self.metric, self._model, original, labels, self._output)
+            self._reading = reading(self.metric, self._model, original, labels, self._output, self._count_of_data)
         targets = self._reading.targets(labels, original, self._samples)
         for kept, outputs in zip(self._kept, (original, candidate), strict=False):
             found = self._reading.predictions(outputs)

@@ -108,3 +108,31 @@ def test_the_worst_of_several_scores():
     assert found.outputs["z"]["top1"].point == 1 > found.outputs["y"]["top1"].point
     assert found.goals[0].what == "same top-1 answer of 'y'"
     assert found.agreement["top1"] == found.outputs["y"]["top1"]
+
+
+def test_one_hot_labels(pair):
+    """One-hot labels are told how to become class numbers, with and without a metric; shapes are of all the data."""
+    good, bad, x, y = pair
+    hot = np.eye(4, dtype=int)[y]
+    words = r"int64 \[200,4\].*labels.argmax\(1\)"
+    with pytest.raises(DataError, match=words):
+        validate(good, bad, data=(x, hot), metric="accuracy")
+    with pytest.raises(DataError, match=words) as found:
+        validate(good, bad, data=(x, hot), max_drop=1.0)
+    assert "32" not in str(found.value)
+    (note,) = validate(good, bad, data=(x, hot)).notes
+    assert "labels.argmax(1)" in note
+    (other,) = validate(good, bad, data=(x, np.zeros((200, 7)))).notes
+    assert "float64 [200,7]" in other
+    assert "argmax" not in other
+
+
+def test_shapes_of_what_is_not_counted(pair):
+    """The number of samples that a function gives is not known, and not said."""
+    good, bad, x, y = pair
+
+    def batches():
+        yield from (({"x": x[i : i + 50]}, np.eye(4, dtype=int)[y[i : i + 50]]) for i in range(0, 200, 50))
+
+    with pytest.raises(DataError, match=r"the labels are int64 \[N,4\], the outputs 'y' float32 \[N,4\]"):
+        validate(good, bad, data=batches, metric="accuracy")
