@@ -101,7 +101,8 @@ def compress(model: Source, options: CompressOptions) -> Result:
         return result
     with clock("int8"):
         best = corners(read(model), result.model, options.given, options.best_effort)
-    return replace(result, model=best.model, int8=best.found, refused=best.refused)
+    report = result.report if best.refused else result.report.of_bytes(files.file_bytes(best.model))
+    return replace(result, model=best.model, report=report, int8=best.found, refused=best.refused)
 
 
 @taking(Options)

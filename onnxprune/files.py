@@ -36,6 +36,7 @@ from onnxprune.stored import (
 __all__ = [
     "MAX_BYTES",
     "PROTOBUF_LIMIT",
+    "append_text",
     "check_model",
     "check_output",
     "digest",
@@ -216,6 +217,18 @@ def write_model(
 def write_text(path: str | Path, text: str, *, source: str | Path | None = None, force: bool = False) -> None:
     """Write a text file (UTF-8), whole or not at all; raises FileError, see `check_output`."""
     write_bytes(path, text.encode(), source=source, force=force)
+
+
+def append_text(path: str | Path, text: str) -> None:
+    """Add to a file that belongs to another program, UTF-8, in place; it is made where it is missing. Raises FileError.
+
+    An empty text shows whether it can be written.
+    """
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise FileError(f"cannot write '{path}': {_reason(error)}") from error
 
 
 def write_bytes(path: str | Path, content: bytes, *, source: str | Path | None = None, force: bool = False) -> None:

@@ -130,6 +130,9 @@ def test_compress_in_int8(monkeypatch, pays, forced):
     kinds = {n.op_type for n in result.model.graph.node}
     assert ("QuantizeLinear" in kinds) == (pays or forced)
     assert bool(result.refused) == (not pays and not forced)
+    told = result.report.as_dict()
+    assert told["compressed"]["bytes"] == files.file_bytes(result.model)
+    assert told["kept"]["bytes"] == files.file_bytes(result.model) / told["original"]["bytes"]
 
 
 def test_processor_without_int8(monkeypatch):

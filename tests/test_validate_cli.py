@@ -16,7 +16,9 @@ import pytest
 from commands import done, run
 
 import onnxprune
+from onnxprune import files
 from onnxprune.commands import gate_options
+from onnxprune.errors import FileError
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "fixtures"
@@ -145,6 +147,30 @@ def test_in_github_actions(folder, monkeypatch):
     assert summary.startswith("before\n### ")
     assert summary.count("###") == 1
     assert re.search("^::error title=onnxprune validate --max-drop fail::small.onnx: drop", result.stderr, re.MULTILINE)
+
+
+def test_a_summary_that_cannot_be_written(folder, monkeypatch):
+    """A summary that cannot be written is known before any work, and never takes the place of a verdict."""
+    for name, value in IN_ACTIONS.items():
+        monkeypatch.setenv(name, value)
+    Path("summary.md").mkdir()
+    result = run(*GATE, "--max-drop", "1")
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "cannot write 'summary.md'" in result.stderr
+    Path("summary.md").rmdir()
+    append = files.append_text
+
+    def full(path, text):
+        if text:
+            raise FileError(f"cannot write '{path}': disk full")
+        append(path, text)
+
+    monkeypatch.setattr(files, "append_text", full)
+    for limit, code in (("1", 1), ("90", 0)):
+        result = run(*GATE, "--max-drop", limit)
+        assert result.exit_code == code
+        assert "Verdict" in result.stdout
+        assert "the summary is missing: cannot write 'summary.md': disk full" in result.stderr
 
 
 # ---- the files for CI ----------------------------------------------------------------------------------------------

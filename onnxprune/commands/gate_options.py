@@ -33,7 +33,8 @@ class Validating:
         float | None, _goal("X", "Most that the metric may lose: percentage points for rates, else its units.")
     ] = None
     min_agreement: Annotated[
-        float | None, _goal("F", "Least share of the same top-1 answers; without classes, least cosine.")
+        float | None,
+        _goal("F", "Least share of the same top-1 answers; without classes, least cosine; of every output."),
     ] = None
     min_speedup: Annotated[float | None, _goal("X", "Least latency of the original by the candidate's.")] = None
     max_latency: Annotated[str | None, _goal("TIME", "Most median latency of the candidate, e.g. 5ms.")] = None
@@ -50,7 +51,9 @@ class Validating:
     metric: Annotated[
         str | None, _measure("NAME", "By scikit-learn's name, top5, or module:function. Default: top-1 accuracy.")
     ] = None
-    output_name: Annotated[str | None, _measure("NAME", "The output that the metric reads.")] = None
+    output_name: Annotated[str | None, _measure("NAME", "The output that the metric reads, and that must agree.")] = (
+        None
+    )
     samples: Annotated[int | None, _measure("N", "At most so many samples, evenly spread.")] = None
     latency_seconds: Annotated[
         float | None, _measure("S", "Measure latency, for at most so long. Default: 20 where a goal asks for it.")

@@ -11,7 +11,7 @@ import typer
 
 from onnxprune.commands import record
 from onnxprune.commands.gate_options import Validating
-from onnxprune.errors import TargetError
+from onnxprune.errors import FileError, TargetError
 from onnxprune.signature import taking
 from onnxprune.terminal import progress, show, show_json
 
@@ -35,6 +35,7 @@ def validate(
         arguments = given.arguments(config.settings(given.config))
         outputs = given.files()
         record.check_free(outputs, (original, candidate), arguments.get("data"))
+        _check_summary()
         found = result.validate(original, candidate, **arguments)
     from onnxprune.report import validation as told
 
@@ -46,6 +47,7 @@ def validate(
         show(told.text(found))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         sys.stderr.writelines(f"{line}\n" for line in told.workflow_commands(found))
+        _add_summary(told.markdown(found))
     if not found.passed:
         raise TargetError(told.missed(found))
 
@@ -65,11 +67,32 @@ def _write_reports(found: Validation, shown: dict[str, Any], given: Validating) 
         record.write_page(shown, given.report)
     elif given.report is not None:
         files.write_text(given.report, json.dumps(shown, indent=2, allow_nan=False) + "\n", force=True)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY") if os.environ.get("GITHUB_ACTIONS") == "true" else None
+    summary = _summary()
     if given.markdown is not None and (
         summary is None or os.path.realpath(given.markdown) != os.path.realpath(summary)
     ):
         files.write_text(given.markdown, told.markdown(found), force=True)
-    if summary:
-        before = files.read_text(summary) if Path(summary).exists() else ""
-        files.write_text(summary, before + told.markdown(found), force=True)
+
+
+def _summary() -> str | None:
+    """The page of the job, under GitHub Actions."""
+    return os.environ.get("GITHUB_STEP_SUMMARY") if os.environ.get("GITHUB_ACTIONS") == "true" else None
+
+
+def _check_summary() -> None:
+    """Whether it can be written is known before any work."""
+    from onnxprune import files
+
+    if summary := _summary():
+        files.append_text(summary, "")
+
+
+def _add_summary(text: str) -> None:
+    """Nothing that goes wrong here may hide the verdict."""
+    from onnxprune import files
+
+    if summary := _summary():
+        try:
+            files.append_text(summary, text)
+        except FileError as error:
+            sys.stderr.write(f"warning: the summary is missing: {error}\n")

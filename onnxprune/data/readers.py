@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.data.columns import Column, array_column, is_float, located, npy_column, npz_columns, reading
-from onnxprune.data.images import image_column, scan_folder
+from onnxprune.data.images import Folder, image_column, scan_folder
 from onnxprune.data.inputs import PIXELS, Filler, fillers, fitting, match, text
 from onnxprune.data.preprocess import Preprocess, parse_preprocess
 from onnxprune.data.sources import Piece, Stream, Table
@@ -164,13 +164,15 @@ def open_data(
     opened: Table | Stream
     name, path = _name(source), _path(source)
     folder = path is not None and path.is_dir()
+    with located(name):
+        images = scan_folder(path) if path is not None and folder else None
     filled = fillers(inputs, steps or (_raw_pixels(name, inputs) if folder else None))
     classes: tuple[str, ...] = ()
     with located(name):
         if path is None:
             opened = _open_object(source, inputs)
-        elif folder:
-            opened, classes = _open_folder(path, filled)
+        elif images is not None:
+            opened, classes = _open_folder(path, images, filled)
         else:
             opened = _open_file(path, inputs)
     count = opened.count if isinstance(opened, Table) else None
@@ -214,13 +216,12 @@ def _raw_pixels(name: str, inputs: Sequence[InputSpec]) -> Preprocess:
     return Preprocess()
 
 
-def _open_folder(path: Path, filled: Mapping[str, Filler]) -> tuple[Table, tuple[str, ...]]:
+def _open_folder(path: Path, folder: Folder, filled: Mapping[str, Filler]) -> tuple[Table, tuple[str, ...]]:
     (name, filler), *others = filled.items()
     recipe = filler.recipe
     if others or recipe is None or recipe.frame is None:
         table = ", ".join(f"'{n}' {text(f.spec)}" for n, f in filled.items())
         raise DataError(f"the folder '{path}' fills one image input, which has 4 dims; the model's are {table}")
-    folder = scan_folder(path)
     labels = None if folder.labels is None else array_column(folder.labels)
     return Table({name: image_column(folder.paths, recipe.frame)}, labels), folder.classes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from onnxprune.cost import Cost
@@ -83,6 +83,10 @@ class Report:
     tried: Mapping[str, Any] | None = None
     latency: Mapping[str, Any] | None = None
     groups: tuple[GroupChange, ...] = ()
+
+    def of_bytes(self, size: int) -> Report:
+        """The same of a file of another size: what int8 makes of the model."""
+        return replace(self, compressed=replace(self.compressed, bytes=size))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with stable keys; the values of `kept` are fractions 0..1."""

@@ -21,6 +21,7 @@ from onnxprune.validation.speed import Speed
 Row = tuple[str, str, str, str]
 HEAD = ("", "original", "candidate", "difference")
 AGREEMENT = ("beside the original", "candidate")
+OUTPUTS = ("output", "same top-1", "cosine", "rel. error", "KL")
 GOALS = ("goal", "measured", "verdict")
 AGREEMENT_WORDS = {
     "top1": "same top-1 answer",
@@ -82,7 +83,18 @@ def _rows(v: Validation) -> Iterator[Row]:
 
 def _agreement_rows(v: Validation) -> Iterator[tuple[str, str]]:
     for name, found in v.agreement.items():
-        yield (AGREEMENT_WORDS[name], interval(found, "%" if name == "top1" else ""))
+        where = next((f" ('{o}')" for o, m in v.outputs.items() if m.get(name) == found), "")
+        told = AGREEMENT_WORDS[name] + (where if len(v.outputs) > 1 else "")
+        yield (told, interval(found, "%" if name == "top1" else ""))
+
+
+def _output_rows(v: Validation) -> Iterator[Sequence[str]]:
+    """Point estimates of every output, where there are several."""
+    for output, found in v.outputs.items() if len(v.outputs) > 1 else ():
+        yield (
+            output,
+            *(figure(found[n].point, "%" if n == "top1" else "") if n in found else "-" for n in AGREEMENT_WORDS),
+        )
 
 
 def _times(speedup: Interval) -> str:
@@ -125,16 +137,18 @@ def _verdict(v: Validation) -> str:
         return "No goals were given, so there is no verdict."
     doubtful = sum(g.verdict == "inconclusive" for g in v.goals)
     passed = f"{sum(g.verdict == 'pass' for g in v.goals)} of {len(v.goals)} goals met"
-    doubt = f", {doubtful} inconclusive: the interval holds the goal" if doubtful else ""
+    why = next((g.reason for g in v.goals if g.reason), "the interval holds the goal")
+    doubt = f", {doubtful} inconclusive: {why}" if doubtful else ""
     return f"Verdict: {_WORDS[v.verdict]} ({passed}{doubt})."
 
 
 def text(v: Validation) -> RenderableType:
     """Tables that fit 80 columns."""
-    sides: dict[Sequence[str], str] = {HEAD: "<>><", AGREEMENT: "<<", GOALS: "<<<"}
+    sides: dict[Sequence[str], str] = {HEAD: "<>><", AGREEMENT: "<<", OUTPUTS: "<>>>>", GOALS: "<<<"}
     tables: dict[Sequence[str], list[Sequence[str]]] = {
         HEAD: list(_rows(v)),
         AGREEMENT: list(_agreement_rows(v)),
+        OUTPUTS: list(_output_rows(v)),
         GOALS: list(_goal_rows(v)),
     }
     made = [_grid(head, sides[head], rows) for head, rows in tables.items() if rows]
@@ -156,6 +170,8 @@ def markdown(v: Validation) -> str:
     made += ["", *_piped(HEAD, _rows(v))]
     if v.agreement:
         made += ["", *_piped(AGREEMENT, _agreement_rows(v))]
+    if len(v.outputs) > 1:
+        made += ["", *_piped(OUTPUTS, _output_rows(v))]
     made += ["", *(f"- {_plain(r)}" for r in (*_remarks(v), _INTERVALS))]
     return "\n".join(made) + "\n"
 
@@ -177,7 +193,8 @@ def _plain(cell: str) -> str:
 def told(goal: Goal) -> str:
     """One line on a goal."""
     side = "at most" if goal.name.startswith("max_") else "at least"
-    return f"{goal.what} is {interval(goal.measured, goal.unit)}; the goal is {side} {figure(goal.bound, goal.unit)}"
+    found = f"{goal.what} is {interval(goal.measured, goal.unit)}; the goal is {side} {figure(goal.bound, goal.unit)}"
+    return f"{found}; {goal.reason}" if goal.reason else found
 
 
 def missed(v: Validation) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class Comparison:
     original, candidate: its values. drop: how much worse the candidate is, in percentage points where `rate`, else in
     units of the metric. lost, gained: samples that only the original, only the candidate has right; None where the
     metric does not say that of a sample. output: the one that was read ("" for all); higher: whether more is better.
+    chance: share of right answers without a look at the inputs, as of `Scores`, None where the metric does not count
+    them; at_chance: whether the original is no better, by two standard errors.
     """
 
     metric: str
@@ -39,32 +42,42 @@ class Comparison:
     drop: Interval
     lost: int | None = None
     gained: int | None = None
+    chance: float | None = None
+    at_chance: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        names = ("metric", "output", "higher", "rate", "original", "candidate", "lost", "gained")
+        names = ("metric", "output", "higher", "rate", "original", "candidate", "lost", "gained", "chance", "at_chance")
         return {n: getattr(self, n) for n in names} | {"drop": self.drop.as_dict()}
 
 
 class Scores:
     """Collects what one metric needs of both models, batch by batch: a number per sample and model where the metric is
-    a mean over samples, else predictions, up to `memory` bytes.
+    a mean over samples, else predictions, up to `memory` bytes. count: samples of the data, None if not known.
+
+    Chance, for accuracy and topK, is the share of the most frequent labels; for other metrics of classes the share of
+    right answers if answers and labels had nothing to do with each other.
     """
 
-    def __init__(self, metric: Metric, model: ModelProto, output: str | None, memory: float, seed: int) -> None:
+    def __init__(
+        self, metric: Metric, model: ModelProto, output: str | None, memory: float, seed: int, count: int | None
+    ) -> None:
         self.metric, self._model, self._output = metric, model, output
-        self._memory, self._seed = memory, seed
+        self._memory, self._seed, self._count_of_data = memory, seed, count
         self._reading: Reading | None = None
         self._kept: tuple[list[Any], list[Any], list[Array]] = ([], [], [])  # original, candidate, targets
         self._samples = self._bytes = 0
+        self._labels: Counter[int] = Counter()
 
     def add(self, original: Outputs, candidate: Outputs, labels: Array) -> None:
         """Outputs of a batch by name, and its labels [n, ...]. Raises DataError for labels that do not fit."""
         if self._reading is None:
-            self._reading = reading(self.metric, self._model, original, labels, self._output)
+            self._reading = reading(self.metric, self._model, original, labels, self._output, self._count_of_data)
         targets = self._reading.targets(labels, original, self._samples)
         for kept, outputs in zip(self._kept, (original, candidate), strict=False):
             found = self._reading.predictions(outputs)
             kept.append(found if self.metric.each is None else self.metric.each(found, targets))
+        if self.metric.top:
+            self._labels.update(_counted(targets))
         if self.metric.each is None:
             self._kept[2].append(targets)
             self._count()
@@ -95,7 +108,11 @@ class Scores:
             drop = paired_rates(lost, gained, len(each))
         else:
             drop = of_means(each, lambda m: self._drop(self._value(m)), self._seed)
-        return self._told(output, values[0], values[1], drop, lost, gained)
+        found = self._told(output, values[0], values[1], drop, lost, gained)
+        if not self.metric.top:
+            return found
+        chance = sum(n for _, n in self._labels.most_common(self.metric.top)) / self._labels.total()
+        return _beside_chance(found, each[:, 0], chance)
 
     def _of_whole(self, output: str) -> Comparison:
         predictions = [_joined(kept) for kept in self._kept[:2]]
@@ -107,7 +124,10 @@ class Scores:
         a, b = values()[0]
         self._check(a, b)
         drop = of_weights(lambda w: self._drop(values(w)), len(targets), self._seed)
-        return self._told(output, a, b, drop)
+        found = self._told(output, a, b, drop)
+        if self.metric.needs != "classes":
+            return found
+        return _beside_chance(found, (predictions[0] == targets).astype(np.float64), _expected(predictions[0], targets))
 
     def _value(self, means: Reals) -> Reals:
         return np.sqrt(means) if self.metric.root else means
@@ -137,6 +157,24 @@ class Scores:
         scale = 100 if m.rate else 1
         shown = Interval(*(float(scale * x) + 0.0 for x in (drop.point, drop.low, drop.high)))
         return Comparison(m.name, output, m.higher, m.rate, float(a), float(b), shown, lost, gained)
+
+
+def _counted(classes: Array) -> dict[int, int]:
+    """How often each class is there."""
+    values, counts = np.unique(classes, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _expected(answers: Array, labels: Array) -> float:
+    """Share of right answers if answers and labels were drawn on their own: chance as in Cohen's kappa."""
+    a, b = _counted(answers), _counted(labels)
+    return sum(n * b.get(c, 0) for c, n in a.items()) / (len(answers) * len(labels))
+
+
+def _beside_chance(found: Comparison, right: Reals, chance: float) -> Comparison:
+    """right: [n], of the original, 0..1."""
+    error = float(right.std() / len(right) ** 0.5)
+    return replace(found, chance=chance, at_chance=bool(right.mean() - 2 * error <= chance))
 
 
 def _widened(drop: Interval, n: int, scale: float, always: bool) -> Interval:

@@ -15,38 +15,50 @@ from onnxprune.validation.reading import finite, probabilities
 from onnxprune.validation.statistics import of_means, rate, score_bound
 
 Reals = NDArray[np.float64]
+Intervals = dict[str, Interval]  # by measure
+MORE_IS_BETTER = frozenset({"top1", "cosine"})
 _TINY = 1e-300
 
 
 class Agreements:
-    """Collects what the outputs of the original and the candidate have in common, batch by batch.
+    """Collects what each output of the original and the candidate have in common, batch by batch.
 
-    Keeps a few numbers per sample. The answer is compared (top-1) on the first output that is one row of scores, or
-    one class number, per sample.
+    Keeps a few numbers per sample and output.
     """
+
+    def __init__(self) -> None:
+        self._outputs: dict[str, _Output] = {}
+
+    def add(self, original: Mapping[str, Array], candidate: Mapping[str, Array]) -> None:
+        """Outputs of a batch by name, [n, ...], of the same names and shapes."""
+        for name, array in original.items():
+            self._outputs.setdefault(name, _Output()).add(array, candidate[name])
+
+    def intervals(self, seed: int) -> dict[str, Intervals]:
+        """By output: `top1`: share of the same answers, where the output is one row of scores, or one class number, per
+        sample; `cosine`: mean over samples; `relative_error`: norm of the difference by the norm of the original;
+        `divergence`: Kullback-Leibler, in nats.
+        """
+        return {name: output.intervals(seed) for name, output in self._outputs.items()}
+
+
+class _Output:
+    """One output of both models."""
 
     def __init__(self) -> None:
         self._same: list[Reals] = []
         self._divergence: list[Reals] = []
         self._distance: list[Reals] = []  # [n, 3]: squared difference, squared norm, cosine
 
-    def add(self, original: Mapping[str, Array], candidate: Mapping[str, Array]) -> None:
-        """Outputs of a batch by name, [n, ...], of the same names and shapes."""
-        answers = next(((a, candidate[n]) for n, a in original.items() if _answers(a)), None)
-        if answers is not None:
-            a, b = answers
+    def add(self, a: Array, b: Array) -> None:
+        if _answers(a):
             self._same.append((_answer(a) == _answer(b)).astype(np.float64))
             if a.ndim == 2 and is_float(a.dtype):
                 self._divergence.append(_divergence(probabilities(a), probabilities(b)))
-        numbers = [n for n, a in original.items() if a.dtype.kind not in "OSU"]
-        parts = [_distance(original[n], candidate[n]) for n in numbers]
-        self._distance.append(np.column_stack([sum(p[:, i] for p in parts) for i in range(3)]) / len(parts))
+        self._distance.append(_distance(a, b))
 
-    def intervals(self, seed: int) -> dict[str, Interval]:
-        """`top1`: share of the same answers; `cosine`: of the outputs, mean over samples and outputs; `relative_error`:
-        norm of the difference by the norm of the original; `divergence`: Kullback-Leibler, in nats.
-        """
-        found = dict[str, Interval]()
+    def intervals(self, seed: int) -> Intervals:
+        found = Intervals()
         if self._same:
             same = np.concatenate(self._same)
             found["top1"] = rate(int(same.sum()), len(same))
@@ -56,6 +68,13 @@ class Agreements:
         if self._divergence:
             found["divergence"] = of_means(np.concatenate(self._divergence)[:, None], lambda m: m[..., 0], seed)
         return found
+
+
+def worst(outputs: Mapping[str, Intervals]) -> Intervals:
+    """Each measure of the output where it is worst."""
+    names = [n for n in ("top1", "cosine", "relative_error", "divergence") if any(n in o for o in outputs.values())]
+    given = {n: [o[n] for o in outputs.values() if n in o] for n in names}
+    return {n: (min if n in MORE_IS_BETTER else max)(found, key=lambda i: i.point) for n, found in given.items()}
 
 
 def _at_least(found: Interval, n: int) -> Interval:

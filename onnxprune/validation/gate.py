@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from onnxprune.errors import UsageError
@@ -58,7 +58,7 @@ class Goal:
     """One goal, what was measured, and the verdict.
 
     name: of the option; bound: the goal; measured: in the same unit; unit: "points", "x", "s", "B" or "" ; what: what
-    was measured, in words.
+    was measured, in words. reason: why a goal that the measurement meets is in doubt all the same, else "".
     """
 
     name: str
@@ -67,6 +67,7 @@ class Goal:
     unit: str
     what: str
     verdict: Verdict
+    reason: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -82,6 +83,17 @@ def goal(name: str, bound: float, measured: Interval, unit: str, what: str, by: 
     """Judge a measurement; names that begin with max_ must be at most the bound, others at least."""
     at_most = name.startswith("max_")
     return Goal(name, bound, measured, unit, what, judged(bound, measured, at_most=at_most, by=by))
+
+
+def worst(goals: Sequence[Goal]) -> Goal:
+    """Of goals that have one lower bound, that with the worst verdict; of these, that with the smallest measurement."""
+    order = ("fail", "inconclusive", "pass")
+    return min(goals, key=lambda g: (order.index(g.verdict), g.measured.point))
+
+
+def doubted(found: Goal, reason: str) -> Goal:
+    """The goal, which a measurement that means nothing cannot meet; what fails still fails."""
+    return found if found.verdict == "fail" else replace(found, verdict="inconclusive", reason=reason)
 
 
 def judged(bound: float, measured: Interval, *, at_most: bool, by: By = "interval") -> Verdict:
@@ -114,5 +126,5 @@ def check_choice(by: str, doubt: str) -> None:
             raise UsageError(f"{name} {value!r} is not known; choose one of: {', '.join(known)}")
     if by == "point" and doubt == "pass":
         raise UsageError(
-            "--verdict point is never inconclusive, so --inconclusive pass contradicts it: give one of them"
+            "--verdict point leaves no interval in doubt, so --inconclusive pass contradicts it: give one of them"
         )

@@ -34,7 +34,7 @@ class Metric:
     model gives them, or (functions of users) all outputs. higher: whether more is better. rate: whether it lies in
     0..1, so that differences are told in percentage points. One of three functions gives it: each, of every sample [n],
     whose mean it is (the root of it where `root`); weighted, for many weightings of the samples at once; whole, of all
-    samples.
+    samples. top: K where it counts labels among the K best answers, else 0.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Metric:
     weighted: weighted.Weighted | None = None
     whole: Whole | None = None
     root: bool = False
+    top: int = 0
 
     def of(self, predictions: Any, targets: Array, weights: Reals | None = None) -> Reals:
         """[b]: the value for each weighting [b, n] of the samples, NaN where it is not defined; the weights are how
@@ -115,13 +116,15 @@ def _function(function: Callable[..., Any], name: str) -> Metric:
 def _top(k: int) -> Metric:
     if k < 1:
         raise UsageError("--metric top0: give top1, top5, ...")
-    return Metric("accuracy" if k == 1 else f"top{k}", "scores", True, True, each=lambda s, y: hits(s, y, k))
+    return Metric("accuracy" if k == 1 else f"top{k}", "scores", True, True, each=lambda s, y: hits(s, y, k), top=k)
 
 
 def hits(scores: Array, targets: Array, k: int = 1) -> Reals:
     """[n]: share of a sample's labels that are among the k largest scores [n, classes, ...]; of equal scores the first
-    counts as larger, as in argmax. Where scores are class numbers already, whether they are the labels.
+    counts as larger, as in argmax. Where scores are class numbers already, whether they are the labels. Raises
+    DataError where there are no more than k classes: every answer would be right.
     """
+    _check_classes(scores, targets, k)
     if scores.shape == targets.shape:
         found = scores == targets
     elif k == 1:
@@ -132,6 +135,18 @@ def hits(scores: Array, targets: Array, k: int = 1) -> Reals:
         above = (scores > own) | ((scores == own) & (number < targets[:, None]))
         found = above.sum(axis=1) < k
     return _per_sample(found)
+
+
+def _check_classes(scores: Array, targets: Array, k: int) -> None:
+    if scores.shape == targets.shape:
+        if k > 1:
+            raise DataError(
+                f"--metric top{k}: the output gives one answer per sample, no second one: only top1 is there"
+            )
+    elif k >= scores.shape[1]:
+        classes = scores.shape[1]
+        hint = f"give top1 to top{classes - 1}" if classes > 2 else "give top1"
+        raise DataError(f"--metric top{k}: the output has {classes} classes: every answer would be right; {hint}")
 
 
 def _per_sample(values: Array) -> Reals:

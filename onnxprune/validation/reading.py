@@ -27,13 +27,15 @@ class Reading:
     """How predictions are read of an output.
 
     output: its name; "" for all outputs. bound: what a single score per sample must exceed for class 1: 0.5 of a
-    probability, 0 of a logit; None elsewhere. numbers: whether the output holds class numbers, not scores.
+    probability, 0 of a logit; None elsewhere. numbers: whether the output holds class numbers, not scores. count: as
+    in `whole`.
     """
 
     output: str
     needs: Needs
     bound: float | None = None
     numbers: bool = False
+    count: int | None = None
 
     def predictions(self, outputs: Mapping[str, Array]) -> Any:
         """Predictions of a batch, samples along axis 0, in the form that the metric needs."""
@@ -59,8 +61,13 @@ class Reading:
             return labels
         found = outputs[self.output]
         if self.needs == "values":
-            return _values(labels, found, start)
+            return _values(labels, found, start, self.count)
         return _classes(labels, found, self, start)
+
+
+def whole(array: Array, count: int | None) -> str:
+    """Element type and shape that a batch has as part of all the data; count: samples of these, None if not known."""
+    return describe(("N" if count is None else count, *array.shape[1:]), array.dtype)
 
 
 def finite(values: Array) -> Array:
@@ -83,19 +90,24 @@ def _of_two(single: Array, bound: float) -> Array:
 
 
 def reading(
-    metric: Metric, model: ModelProto, outputs: Mapping[str, Array], labels: Array, wanted: str | None
+    metric: Metric,
+    model: ModelProto,
+    outputs: Mapping[str, Array],
+    labels: Array,
+    wanted: str | None,
+    count: int | None,
 ) -> Reading:
     """How a metric reads a model's outputs; decided on the first batch.
 
-    wanted: the name of the output; without it the first that fits is taken. Raises DataError where none fits
-    the metric and the labels.
+    wanted: the name of the output; without it the first that fits is taken. count: samples of the data, None if not
+    known. Raises DataError where none fits the metric and the labels.
     """
     if metric.needs == "outputs":
-        return Reading(wanted or "", "outputs")
+        return Reading(wanted or "", "outputs", count=count)
     fitting = _fits_values if metric.needs == "values" else _fits_classes
     names = [wanted] if wanted else [n for n, a in outputs.items() if fitting(a, labels)]
     if not names:
-        told = ", ".join(f"'{n}' {describe(a.shape, a.dtype)}" for n, a in outputs.items())
+        told = ", ".join(f"'{n}' {whole(a, count)}" for n, a in outputs.items())
         what = (
             "values like the labels"
             if metric.needs == "values"
@@ -103,17 +115,15 @@ def reading(
         )
         raise DataError(
             f"--metric {metric.name} needs an output with {what}: the labels are "
-            f"{describe(labels.shape, labels.dtype)}, the outputs {told}{_one_hot(labels, outputs)}"
+            f"{whole(labels, count)}, the outputs {told}{one_hot(labels, outputs)}"
         )
     found = outputs[names[0]]
     numbers = metric.needs != "values" and _numbers(found, labels)
     single = metric.needs != "values" and not numbers and found.size == len(found)
     if metric.needs == "probabilities" and (numbers or not (single or found.ndim == 2)):
-        raise DataError(
-            f"--metric {metric.name} needs one score per class; '{names[0]}' is {describe(found.shape, found.dtype)}"
-        )
+        raise DataError(f"--metric {metric.name} needs one score per class; '{names[0]}' is {whole(found, count)}")
     bound = (0.5 if _is_probability(model, names[0]) else 0.0) if single else None
-    return Reading(names[0], metric.needs, bound, numbers)
+    return Reading(names[0], metric.needs, bound, numbers, count)
 
 
 def classifies(outputs: Mapping[str, Array], labels: Array) -> bool:
@@ -141,7 +151,7 @@ def _fits_values(output: Array, labels: Array) -> bool:
     return output.size == labels.size and len(output) == len(labels) and output.dtype.kind not in "OSU"
 
 
-def _one_hot(labels: Array, outputs: Mapping[str, Array]) -> str:
+def one_hot(labels: Array, outputs: Mapping[str, Array]) -> str:
     alike = labels.ndim == 2 and any(labels.shape == a.shape for a in outputs.values())
     return "; store class numbers, not one row per sample: labels.argmax(1)" if alike else ""
 
@@ -157,13 +167,11 @@ def _is_probability(model: ModelProto, output: str) -> bool:
 
 def _classes(labels: Array, output: Array, read: Reading, start: int) -> Array:
     if labels.dtype.kind not in "iub":
-        raise DataError(
-            f"the labels are {describe(labels.shape, labels.dtype)}, not class numbers: store them as integers"
-        )
+        raise DataError(f"the labels are {whole(labels, read.count)}, not class numbers: store them as integers")
     found = _squeezed(labels)
     if not _fits_classes(output, labels):
         raise DataError(
-            f"labels {describe(labels.shape, labels.dtype)} do not fit the output '{read.output}' {list(output.shape)}"
+            f"labels {whole(labels, read.count)} do not fit the output '{read.output}' {whole(output, read.count)}"
         )
     if read.numbers:
         return found
@@ -180,11 +188,11 @@ def _classes(labels: Array, output: Array, read: Reading, start: int) -> Array:
     return found.astype(np.intp)
 
 
-def _values(labels: Array, output: Array, start: int) -> Array:
+def _values(labels: Array, output: Array, start: int, count: int | None) -> Array:
     if labels.dtype.kind not in "iubf":
-        raise DataError(f"the labels are {describe(labels.shape, labels.dtype)}, not numbers")
+        raise DataError(f"the labels are {whole(labels, count)}, not numbers")
     if not _fits_values(output, labels):
-        raise DataError(f"labels {describe(labels.shape, labels.dtype)} do not fit an output {list(output.shape)}")
+        raise DataError(f"labels {whole(labels, count)} do not fit an output {whole(output, count)}")
     bad = ~np.isfinite(labels).reshape(len(labels), -1).all(axis=1)
     if bad.any():
         raise DataError(f"the label of sample {start + int(bad.argmax())} is NaN or infinity")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from onnxprune.errors import DataError, UsageError
 from onnxprune.signature import taking
 from onnxprune.validation import gate
 from onnxprune.validation.accuracy import Comparison
+from onnxprune.validation.agreement import Intervals, worst
 from onnxprune.validation.gate import By, Doubt, Goal, Goals, Verdict
 from onnxprune.validation.intervals import Interval
 from onnxprune.validation.metrics import Metric, metric
@@ -24,6 +25,7 @@ from onnxprune.validation.run import Measured, Model, about, check_needs, compar
 from onnxprune.validation.speed import Speed, speed
 
 Source = str | Path | ModelProto
+AT_CHANCE = "the original answers the labels no better than chance"
 _LOG = logging.getLogger("onnxprune")
 
 
@@ -66,7 +68,8 @@ class Validation:
     """Two models beside each other.
 
     data, samples: where the inputs come from, and how many were run (None and 0 without data). metric: None without
-    labels; agreement: of the outputs, empty without data; sizes: bytes of the files; speed: None unless measured.
+    labels; agreement: each measure of the output where it is worst, or of the one that was named, empty without data;
+    outputs: agreement of each; sizes: bytes of the files; speed: None unless measured.
     verdict: None without goals; doubt: what a gate makes of an inconclusive one. seconds: per stage.
     """
 
@@ -75,7 +78,7 @@ class Validation:
     data: str | None
     samples: int
     metric: Comparison | None
-    agreement: dict[str, Interval]
+    agreement: Intervals
     sizes: tuple[int, int]
     speed: Speed | None
     goals: tuple[Goal, ...]
@@ -83,6 +86,7 @@ class Validation:
     doubt: Doubt
     notes: tuple[str, ...]
     seconds: dict[str, float]
+    outputs: dict[str, Intervals] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -100,6 +104,7 @@ class Validation:
             "goals": [g.as_dict() for g in self.goals],
             "metric": self.metric and self.metric.as_dict(),
             "agreement": {n: i.as_dict() for n, i in self.agreement.items()},
+            "outputs": {o: {n: i.as_dict() for n, i in found.items()} for o, found in self.outputs.items()},
             "size": {"original": self.sizes[0], "candidate": self.sizes[1]},
             "latency": self.speed and self.speed.as_dict(),
             "notes": list(self.notes),
@@ -116,8 +121,9 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
     `module:function` or a function (outputs, targets) -> float; top-1 accuracy where labels are classes. output_name:
     the one to read. samples: at most so many, evenly spread.
     max_drop: most that the metric may lose, in percentage points for rates; min_agreement: least share of equal
-    answers, or cosine where there are no classes; min_speedup, max_latency (seconds), max_size (bytes). verdict:
-    whether the "interval" must lie inside the goal, or the "point"; inconclusive: "pass" lets through what is in doubt.
+    answers, or cosine where there are no classes, of every output, or of `output_name`; min_speedup, max_latency
+    (seconds), max_size (bytes). verdict: whether the "interval" must lie inside the goal, or the "point"; inconclusive:
+    "pass" lets through what is in doubt.
     latency_seconds: measure latency, at most so long per pair (20 where a goal asks for it). memory: bytes for outputs
     that a metric needs at once. seed: of the bootstrap.
     Raises UsageError, ModelError (signatures, failing models), DataError (data, labels, metrics), FileError,
@@ -149,15 +155,21 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
         name,
         measured.samples,
         measured.comparison,
-        measured.agreement,
+        worst(_chosen(options, measured)),
         sizes,
         timed,
         goals,
         verdict,
         options.inconclusive,
-        measured.notes,
+        (*measured.notes, *_chance(measured.comparison)),
         seconds,
+        measured.outputs,
     )
+
+
+def _chosen(options: ValidateOptions, found: Measured) -> dict[str, Intervals]:
+    """The outputs that the agreement is about."""
+    return {n: o for n, o in found.outputs.items() if options.output_name in {None, n}}
 
 
 def _lap(seconds: dict[str, float], stage: str, start: float) -> float:
@@ -210,25 +222,44 @@ def _measured(
     return found, data.name
 
 
+def _chance(found: Comparison | None) -> Iterator[str]:
+    """What to say of an original that is no better than chance."""
+    if found is not None and found.at_chance:
+        assert found.chance is not None
+        yield (
+            f"{AT_CHANCE}, which is right on {found.chance:.1%}: the labels are probably wrong, or in another order "
+            "than the inputs; its drop says nothing"
+        )
+
+
 def _judged(options: ValidateOptions, found: Measured, timed: Speed | None, size: int) -> Iterator[Goal]:
     """The goals that are given, in the order of the class."""
-    measurements = _measurements(found, timed, size)
+    measurements = _measurements(found, timed, size) | {"min_agreement": list(_agreements(options, found))}
     for name, bound in options.given.items():
-        measured, unit, what = measurements[name]
-        yield gate.goal(name, bound, measured, unit, what, options.verdict)
+        made = gate.worst([gate.goal(name, bound, *m, options.verdict) for m in measurements[name]])
+        at_chance = name == "max_drop" and found.comparison is not None and found.comparison.at_chance
+        yield gate.doubted(made, AT_CHANCE) if at_chance else made
 
 
-def _measurements(found: Measured, timed: Speed | None, size: int) -> dict[str, tuple[Interval, str, str]]:
-    """What each goal is compared with: interval, unit, name."""
-    table = {"max_size": (Interval(size, size, size), "B", "size")}
+Measurement = tuple[Interval, str, str]  # its unit, its name
+
+
+def _measurements(found: Measured, timed: Speed | None, size: int) -> dict[str, list[Measurement]]:
+    """What each goal but that of agreement is compared with."""
+    table: dict[str, list[Measurement]] = {"max_size": [(Interval(size, size, size), "B", "size")]}
     if found.comparison is not None:
         points = "points" if found.comparison.rate else ""
-        table["max_drop"] = (found.comparison.drop, points, f"drop of {found.comparison.metric}")
-    if found.agreement:
-        name = "top1" if "top1" in found.agreement else "cosine"
-        told = "same top-1 answer" if name == "top1" else "cosine of the outputs"
-        table["min_agreement"] = (found.agreement[name], "", told)
+        table["max_drop"] = [(found.comparison.drop, points, f"drop of {found.comparison.metric}")]
     if timed is not None:
-        table["min_speedup"] = (timed.speedup, "x", "speed-up")
-        table["max_latency"] = (timed.paired.median, "s", "median latency")
+        table["min_speedup"] = [(timed.speedup, "x", "speed-up")]
+        table["max_latency"] = [(timed.paired.median, "s", "median latency")]
     return table
+
+
+def _agreements(options: ValidateOptions, found: Measured) -> Iterator[Measurement]:
+    """Of every output that counts the same answers, or the cosine where it has none."""
+    for name, measures in _chosen(options, found).items():
+        measure = "top1" if "top1" in measures else "cosine"
+        told = "same top-1 answer" if measure == "top1" else "cosine"
+        single = "" if measure == "top1" else " of the outputs"
+        yield measures[measure], "", told + (f" of '{name}'" if len(found.outputs) > 1 else single)

@@ -15,10 +15,9 @@ from onnxprune.errors import DataError, ModelError, OnnxpruneError, UnsupportedE
 from onnxprune.graph import Array
 from onnxprune.runtime import InputSpec, Session, input_specs, session
 from onnxprune.validation.accuracy import Comparison, Scores
-from onnxprune.validation.agreement import Agreements
-from onnxprune.validation.intervals import Interval
+from onnxprune.validation.agreement import Agreements, Intervals
 from onnxprune.validation.metrics import DEFAULT, Metric, metric
-from onnxprune.validation.reading import classifies
+from onnxprune.validation.reading import classifies, one_hot, whole
 
 BATCH = 32
 Outputs = dict[str, Array]
@@ -34,10 +33,13 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one pass over the data gave; feeds: the fewest samples that the models take, for latency."""
+    """What one pass over the data gave.
+
+    outputs: agreement of each; feeds: the fewest samples that the models take, for latency.
+    """
 
     samples: int
-    agreement: dict[str, Interval]
+    outputs: dict[str, Intervals]
     comparison: Comparison | None
     feeds: Mapping[str, Array]
     notes: tuple[str, ...]
@@ -147,10 +149,10 @@ def compare(
                 raise UsageError(
                     f"--output-name {output!r} is none of the outputs with rows of numbers: {', '.join(names)}"
                 )
-            wanted = _metric(wanted, a, batch.labels, output, notes)
+            wanted = _metric(wanted, a, batch.labels, output, data.count, notes)
             if wanted is not None:
-                scores = Scores(wanted, original.proto, output, memory, seed)
-        _check_shapes(a, b, candidate, len(batch))
+                scores = Scores(wanted, original.proto, output, memory, seed, data.count)
+        _check_shapes(a, b, candidate, len(batch), data.count)
         agreements.add(a, b)
         if scores is not None:
             assert batch.labels is not None
@@ -165,14 +167,21 @@ def _rows(outputs: Outputs, count: int, notes: list[str]) -> list[str]:
     found = [n for n, a in outputs.items() if a.ndim and len(a) == count and a.size and a.dtype.kind not in "OSU"]
     others = [f"'{n}' {describe(a.shape, a.dtype)}" for n, a in outputs.items() if n not in found]
     if not found:
-        raise UnsupportedError(f"no output has one row of numbers for each of the {count} samples: {', '.join(others)}")
+        raise UnsupportedError(
+            f"no output has one row of numbers for each of the {count} samples of a batch: {', '.join(others)}"
+        )
     if others:
         notes.append(f"not compared, since they have no row of numbers per sample: {', '.join(others)}")
     return found
 
 
 def _metric(
-    wanted: Metric | None, outputs: Outputs, labels: Array | None, output: str | None, notes: list[str]
+    wanted: Metric | None,
+    outputs: Outputs,
+    labels: Array | None,
+    output: str | None,
+    count: int | None,
+    notes: list[str],
 ) -> Metric | None:
     """The metric that is wanted, or top-1 for a classifier with labels."""
     if wanted is not None or labels is None:
@@ -180,24 +189,27 @@ def _metric(
     chosen = {n: a for n, a in outputs.items() if output in {None, n}}
     if classifies(chosen, labels):
         return metric(DEFAULT)
-    notes.append(
-        f"the labels {describe(labels.shape, labels.dtype)} are no class numbers for an output with scores: name a "
-        "--metric to use them"
-    )
+    told = f"the labels {whole(labels, count)} are no class numbers for an output with scores"
+    notes.append(f"{told}{one_hot(labels, chosen) or ': name a --metric to use them'}")
     return None
 
 
-def _check_shapes(original: Outputs, candidate: Outputs, model: Model, count: int) -> None:
+def _check_shapes(original: Outputs, candidate: Outputs, model: Model, size: int, count: int | None) -> None:
     differing = [
-        f"'{n}' is {describe(candidate[n].shape, candidate[n].dtype)}, not {describe(a.shape, a.dtype)}"
+        f"'{n}' is {_like(candidate[n], size, count)}, not {_like(a, size, count)}"
         for n, a in original.items()
         if candidate[n].shape != a.shape or candidate[n].dtype != a.dtype
     ]
     if differing:
         raise ModelError(f"{model.name} gives other outputs than the original: {'; '.join(differing)}")
-    odd = [n for n, a in original.items() if len(a) != count]
+    odd = [n for n, a in original.items() if len(a) != size]
     if odd:
-        raise ModelError(f"the outputs {odd} have no longer one row for each of the {count} samples of a batch")
+        raise ModelError(f"the outputs {odd} have no longer one row for each of the {size} samples of a batch")
+
+
+def _like(array: Array, size: int, count: int | None) -> str:
+    """An output as part of all the data, where it has a row per sample of the batch."""
+    return whole(array, count) if array.ndim and len(array) == size else describe(array.shape, array.dtype)
 
 
 def opened(data: Data, wanted: bool) -> Data:

@@ -55,6 +55,14 @@ def test_flat_folder(folder, model, read):
     assert read(data)[0]["x"][:, 0, 0, 0].tolist() == [8, 9]
 
 
+def test_a_folder_without_images_is_not_asked_how(folder, model):
+    """That a folder has no image is said before it is asked how its pixels become inputs."""
+    with pytest.raises(DataError, match="has no images"):
+        open_data(folder(a_txt=b"text"), model)
+    with pytest.raises(UsageError, match="give --preprocess"):
+        open_data(folder(a_png=grey(1)), model)
+
+
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_a_limit_takes_from_all_classes(folder, model, read, seed):
     """A part of a folder that is sorted by class has images of each; the same seed gives the same ones."""

@@ -163,6 +163,17 @@ def test_text():
     assert lines[-1] == "Verdict: FAIL (1 of 3 goals met, 1 inconclusive: the interval holds the goal)."
 
 
+def test_several_outputs():
+    """Several outputs have a table of their own, and the figures above say which output they are of."""
+    top1, cosine = FOUND.agreement["top1"], FOUND.agreement["cosine"]
+    several = replace(FOUND, outputs={"boxes": {"cosine": cosine}, "scores": {"top1": top1, "cosine": FASTER}})
+    told = report.markdown(several)
+    assert "| same top-1 answer ('scores') | 95.0 % (93.0 to 96.0) |" in told
+    assert "| cosine of the outputs ('boxes') | 0.99 (0.98 to 0.995) |" in told
+    assert "| output | same top-1 | cosine | rel. error | KL |\n" in told
+    assert "| boxes | - | 0.99 | - | - |\n| scores | 95.0 % | 1.8 | - | - |\n" in told
+
+
 def test_workflow_commands():
     """Every goal that is missed is an error, one that may pass in doubt a warning; nothing breaks their syntax."""
     wild = replace(FOUND, candidate="100%\n::b,c")

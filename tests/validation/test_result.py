@@ -198,11 +198,12 @@ def test_goals_and_json(pair):
     told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert set(told) == {
         *("original", "candidate", "data", "samples", "verdict", "goals", "metric", "agreement", "size", "latency"),
-        *("notes", "seconds"),
+        *("outputs", "notes", "seconds"),
     }
-    assert set(told["goals"][0]) == {"name", "bound", "measured", "unit", "what", "verdict"}
+    assert set(told["goals"][0]) == {"name", "bound", "measured", "unit", "what", "verdict", "reason"}
     assert set(told["metric"]) == {
         *("metric", "output", "higher", "rate", "original", "candidate", "drop", "lost", "gained"),
+        *("chance", "at_chance"),
     }
     assert told["size"]["candidate"] == bad.ByteSize()
 
@@ -268,7 +269,7 @@ def test_other_signatures(pair):
     with pytest.raises(ModelError, match=r"input 'x' is float32 \[N,6\] in the original and float32 \[N,7\]"):
         validate(good, wide)
     shaped = linear(outputs="float[N,3] y", shape="6,3")
-    with pytest.raises(ModelError, match=r"gives other outputs .* 'y' is float32 \[32,3\], not float32 \[32,4\]"):
+    with pytest.raises(ModelError, match=r"gives other outputs .* 'y' is float32 \[200,3\], not float32 \[200,4\]"):
         validate(good, shaped, data=x)
 
 
@@ -279,7 +280,7 @@ def test_other_signatures(pair):
         (np.where(np.arange(200) == 77, -1, 0), "the label of sample 77 is -1"),
         (np.zeros(200, np.float32), "not class numbers: store them as integers"),
         (np.eye(4, dtype=int)[np.arange(200) % 4], r"labels.argmax\(1\)"),
-        (np.zeros((200, 2, 2), int), r"the labels are int64 \[32,2,2\]"),
+        (np.zeros((200, 2, 2), int), r"the labels are int64 \[200,2,2\]"),
         (np.zeros(100, int), "the numbers of samples"),
     ],
 )
