@@ -14,6 +14,7 @@ from onnxprune.cost import CostModel
 from onnxprune.data import Data, Preprocess, fitting, open_data
 from onnxprune.errors import DataError
 from onnxprune.graph import Array
+from onnxprune.recover.accuracy import check_labels
 from onnxprune.recover.reference import samples
 from onnxprune.runtime import InputSpec, input_specs
 
@@ -76,6 +77,8 @@ def calibration(
     else:
         data = open_data(source, specs, preprocess=preprocess, minimum=_ENOUGH)
         batches, labels = _read(data, min(size, most), batch, seed)
+        output = analysis.model.graph.outputs[0].name
+        check_labels(labels, output, analysis.shapes.get(output))
         name, notes = data.name, list(data.notes)
     taken = sum(map(samples, batches))
     if taken >= most and size > most:

@@ -19,8 +19,9 @@ from onnxprune.calibration import RATE, Calibration
 from onnxprune.cost import CostModel
 from onnxprune.cut import cut
 from onnxprune.errors import UsageError
-from onnxprune.graph import Array, Model
+from onnxprune.graph import Model
 from onnxprune.recover import weights
+from onnxprune.recover.accuracy import accuracy
 from onnxprune.recover.agreement import Agreement, agreement, divergence
 from onnxprune.recover.layers import sites
 from onnxprune.recover.program import Feeds, Program, Store, outputs, program, write_back
@@ -314,21 +315,9 @@ def recover(
         before,
         after,
         "repaired" if better else "cut",
-        _metric(study.calibration.labels, original, plain, outputs),
+        accuracy(study.calibration.labels, {"original": original, "cut": plain, "repaired": outputs}),
         tuple(study.notes),
     )
-
-
-def _metric(labels: Array | None, *networks: Sequence[Feeds]) -> dict[str, float] | None:
-    """Top-1 accuracy of original, cut and repaired network on the held inputs; None without labels or scores."""
-    if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        return None
-    name = next(iter(networks[0][0]))
-    scores = [np.concatenate([np.asarray(b[name]) for b in batches]) for batches in networks]
-    if any(s.ndim != 2 or len(s) != len(labels) for s in scores):
-        return None
-    names = ("original", "cut", "repaired")
-    return {n: float((s.argmax(1) == labels).mean()) for n, s in zip(names, scores, strict=True)}
 
 
 def looks_at_inputs(method: str, given: bool) -> bool:

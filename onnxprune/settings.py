@@ -32,6 +32,7 @@ PRESETS = {
 }
 ALLOCATIONS = (*recovery.ALLOCATIONS, *searching.ALLOCATIONS)
 DEFAULT_PROXY, DEFAULT_OPTIMISER, DEFAULT_BUDGET = "kl", "evolution", 60
+DEFAULT_MASKS = 300  # candidates of `sparsify` per layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,8 +254,8 @@ class SparsifyOptions(Inputs):
     method: sparse.Method = "evolve"
     pattern: str | None = None
     scope: sparse.Scope = "tensor"
-    optimiser: str = "evolution"
-    budget: int = 300
+    optimiser: str | None = None
+    budget: int | None = None
     recover: str = "auto"
     keep: Sequence[str] = ()
 
@@ -262,6 +263,7 @@ class SparsifyOptions(Inputs):
         """The choice of weights. Raises UsageError for what is wrong whatever the model."""
         if (self.sparsity is None) == (self.pattern is None):
             raise UsageError("give one of --sparsity and --pattern")
+        self._check_ignored()
         pattern = None if self.pattern is None else parse_pattern(self.pattern)
         sparsity = self.sparsity if pattern is None else 1 - pattern.n / pattern.m
         assert sparsity is not None
@@ -270,8 +272,8 @@ class SparsifyOptions(Inputs):
             method=self.method,
             pattern=pattern,
             scope=self.scope,
-            optimiser=self.optimiser,
-            budget=self.budget,
+            optimiser=self.optimiser or DEFAULT_OPTIMISER,
+            budget=DEFAULT_MASKS if self.budget is None else self.budget,
             recover=self.recover,
             keep=(self.keep,) if isinstance(self.keep, str) else tuple(self.keep),
             seed=self.seed,
@@ -281,6 +283,14 @@ class SparsifyOptions(Inputs):
         self.check_inputs()
         return settings
 
+    def _check_ignored(self) -> None:
+        """Options that would be ignored are contradictions."""
+        if self.pattern is not None and self.scope == "global":
+            raise UsageError("--scope global belongs to --sparsity: a --pattern is the same in every layer")
+        for option, value in (("--optimiser", self.optimiser), ("--budget", self.budget)):
+            if value is not None and self.method == "magnitude":
+                raise UsageError(f"{option} belongs to --method evolve, but the method is 'magnitude'")
+
     @property
     def looks_at_inputs(self) -> bool:
         """Whether the model has to be run."""
@@ -288,8 +298,11 @@ class SparsifyOptions(Inputs):
 
     def settings(self) -> dict[str, Any]:
         """What the report records of them."""
-        names = ("sparsity", "pattern", "method", "scope", "optimiser", "budget", "recover", "seed")
+        names = ("sparsity", "pattern", "method", "scope", "recover", "seed")
         chosen = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        if self.method == "evolve":
+            given = self.checked()
+            chosen |= {"optimiser": given.optimiser, "budget": given.budget}
         keep = [self.keep] if isinstance(self.keep, str) else list(self.keep)
         return chosen | {"keep": keep} | ({"data": self.source} if self.looks_at_inputs else {})
 

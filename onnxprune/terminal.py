@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 _PIPE_CLOSED = 128 + 13  # what a program that is ended by SIGPIPE returns to the shell
+_NAME = 8  # characters of a name that stay on a line beside the numbers, however narrow the terminal
 _LOG = logging.getLogger("onnxprune")
 
 
@@ -34,9 +35,28 @@ def show(renderable: RenderableType) -> None:
     from rich.console import Console
 
     console = Console(markup=False, highlight=False, emoji=False)  # names of nodes are full of brackets and colons
+    _widen(renderable, console.width)
     with console.capture() as capture:
-        console.print(renderable)
+        console.print(renderable, crop=False)
     write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+
+
+def _widen(renderable: RenderableType, width: int) -> None:
+    """Let tables be wider than the terminal where their numbers, and the beginning of their names, need it."""
+    from rich.cells import cell_len
+    from rich.console import Group
+    from rich.table import Table
+
+    for part in renderable.renderables if isinstance(renderable, Group) else ():
+        _widen(part, width)
+    if not isinstance(renderable, Table):
+        return
+    needed, (_, right, _, left) = 0, renderable.padding
+    for column in renderable.columns:
+        longest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        needed += left + right + (longest if column.no_wrap else min(longest, _NAME))
+    if needed > width:
+        renderable.width = needed
 
 
 def show_json(value: dict[str, Any]) -> None:

@@ -145,3 +145,29 @@ def test_too_few(tmp_path):
         taken(tmp_path, 15)
     with pytest.raises(DataError, match="16"):
         taken(tmp_path, 100, size=10)
+
+
+CLASSES = """g (float[N,3] x) => (float[N,K] y) <float[3,K] w> {
+    y = MatMul(x, w)
+}"""
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, 255])
+def test_labels_without_a_score_are_refused(wrong):
+    """A label below 0, or beyond the scores of the output, is named with its sample, held out or not."""
+    text, labels = CLASSES.replace("K", "4"), np.arange(40) % 4
+    rows = {"x": np.zeros((40, 3), np.float32), "labels": labels.copy()}
+    assert calibration(analyse(text), rows, size=512, seed=0).labels.max() == 3
+    for place in (0, 39):
+        rows["labels"] = labels.copy()
+        rows["labels"][place] = wrong
+        with pytest.raises(DataError, match=f"one is {wrong}, but the output 'y' has the classes 0 to 3"):
+            calibration(analyse(text), rows, size=512, seed=0)
+
+
+def test_labels_of_other_outputs_are_taken_as_they_are():
+    """Where the output is one score per sample, or the labels are no class numbers, no range is known."""
+    rows = {"x": np.zeros((40, 3), np.float32), "labels": np.full(40, 7)}
+    assert calibration(analyse(CLASSES.replace("K", "1")), rows, size=512, seed=0).labels.max() == 7
+    rows["labels"] = np.full(40, 7.5)
+    assert calibration(analyse(CLASSES.replace("K", "4")), rows, size=512, seed=0).labels.max() == 7.5

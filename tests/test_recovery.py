@@ -103,6 +103,13 @@ def test_metric():
     assert done.before.top1 == done.metric["cut"]
 
 
+@pytest.mark.parametrize("labels", [np.zeros((64, 5), np.int64), np.zeros(64), np.zeros(63, np.int64)])
+def test_no_metric(labels):
+    """Labels that are no class number per sample give no accuracy."""
+    analysis, kept, smaller, seen = study(labels=labels)
+    assert recovery.recover(analysis, kept, smaller, "auto", seen).metric is None
+
+
 def test_one_batch():
     """With a single batch everything is compared on it."""
     analysis, kept, smaller, seen = study(batches=1, held=0)

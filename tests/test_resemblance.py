@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,21 @@ def test_command():
     plain = json.loads(run("analyze", path, "--json").stdout)
     assert "redundancy" not in plain
     assert {k: v for k, v in told.items() if k != "redundancy"} == plain
+
+
+@pytest.mark.parametrize("width", [20, 30, 50])
+def test_narrow_terminals_cut_no_number(width, monkeypatch):
+    """However narrow the terminal, numbers are whole and names are there; lines are longer instead."""
+    path = FIXTURES / "vgg_legacy.onnx"
+    wide = run("analyze", path, "--redundancy").stdout
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = run("analyze", path, "--redundancy").stdout
+    assert "\u2026" not in shown
+
+    def rows(text):
+        ends = [re.findall(r"\S+", line)[-9:] for line in text.splitlines()]
+        return [e for e in ends if len(e) == 9 and all(re.fullmatch(r"[\d.-]+", x) for x in e)]
+
+    assert len(rows(wide)) == 5
+    assert rows(shown) == rows(wide)
+    assert len(re.findall(r"^/(?:feature|classif)\S* +[\d.]+ ", shown, re.MULTILINE)) == 5

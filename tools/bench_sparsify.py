@@ -47,8 +47,8 @@ def measured(given: argparse.Namespace, sparsity: str, recover: str, masks: str)
         sparsity=float(sparsity),
         recover=recover,
         method="evolve" if evolves else "magnitude",
-        optimiser=masks if evolves else "evolution",
-        budget=given.budget,
+        optimiser=masks if evolves else None,
+        budget=given.budget if evolves else None,
         data=given.calib,
         seed=given.seed,
     )

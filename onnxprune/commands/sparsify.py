@@ -20,8 +20,8 @@ Zeros = Annotated[float | None, _what("F", "Share of every layer's weights that 
 Pattern = Annotated[str | None, _what("N:M", "Instead: N of every M consecutive inputs of an output stay, as 2:4.")]
 Masks = Annotated[str, _what("NAME", "How weights are chosen: evolve or magnitude.", "--method")]
 Scope = Annotated[str, _what("NAME", "The share is that of every tensor, or global: of all together.")]
-MaskSearch = Annotated[str, _what("NAME", f"Search of masks: {', '.join(o.OPTIMISERS)}.")]
-MasksTried = Annotated[int, _what("N", "Masks that are tried per layer.", "--budget")]
+MaskSearch = Annotated[str | None, _what("NAME", f"Search of masks: {', '.join(o.OPTIMISERS)} (evolution).")]
+MasksTried = Annotated[int | None, _what("N", "Masks that are tried per layer (300).", "--budget")]
 
 Refit = Annotated[
     str, _what("NAME", "Fit what is left anew: auto (where inputs are looked at), least-squares, none.", "--recover")
@@ -36,8 +36,8 @@ class Zeroing(o.Written, o.Inputs):
     pattern: Pattern = None
     method: Masks = "evolve"
     scope: Scope = "tensor"
-    optimiser: MaskSearch = "evolution"
-    budget: MasksTried = 300
+    optimiser: MaskSearch = None
+    budget: MasksTried = None
     recover: Refit = "auto"
     keep: o.Keep = None
 

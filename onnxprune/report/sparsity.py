@@ -24,8 +24,7 @@ def sparsity(report: Sparsity, output: str | Path) -> RenderableType:
         f"bytes ({100 * after / max(before, 1):.1f} %).\nShapes are the same: the model runs no faster in "
         "onnxruntime.\n",
         *_comparison(report),
-        "",
-        _layers(masked.tensors),
+        *(["", _layers(masked.tensors)] if masked.errors() else []),
         *_remarks(report),
         _told_accuracy(report),
     ]
@@ -51,7 +50,8 @@ def _networks(masked: Masked) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("beside the original", "magnitude", "evolved")[: 1 + len(found)]:
         table.add_column(title, justify="left" if title.startswith("beside") else "right")
-    table.add_row("mean error of the layers", *(f"{e:.4f}" for e in masked.errors().values()))
+    if errors := masked.errors().values():
+        table.add_row("mean error of the layers", *(f"{e:.4f}" for e in errors))
     if found[0].top1 is not None:
         table.add_row("same top-1 answer", *(f"{100 * (a.top1 or 0):.1f} %" for a in found))
         table.add_row("KL divergence", *(f"{a.divergence:.3g}" for a in found))

@@ -80,7 +80,7 @@ class LayerError:
         refitted, w^2 / [G^-1]_ii (optimal brain surgeon, Hassibi & Stork, 1993).
         """
         size = np.abs(self.weight.astype(np.float64))
-        found = [size * np.sqrt(np.einsum("gdd->gd", self.gram))[:, :, None]]
+        found = [size * np.sqrt(np.maximum(np.einsum("gdd->gd", self.gram), 0))[:, :, None]]
         if self.refitted:
             found.append(size**2 / np.einsum("gdd->gd", np.linalg.inv(self.gram.astype(np.float64)))[:, :, None])
         return found

@@ -19,7 +19,8 @@ class TensorSparsity:
     """One layer's weight.
 
     weights: elements; zeros: of them in the model written; magnitude_error, evolved_error: squared change of the
-    layer's outputs on its inputs, as a share of their own square, with either mask (None where that was not looked at);
+    layer's outputs on its inputs, as a share of their own square, with either mask (None where that was not looked at,
+    or where nothing varies on these inputs);
     reason: why it was left as it was or by magnitude, "" where neither.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
@@ -16,12 +16,14 @@ import numpy as np
 
 from onnxprune.analysis import Mask
 from onnxprune.calibration import RATE
+from onnxprune.criteria import InputStatistics
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph import Array, Model
 from onnxprune.parallel import each
+from onnxprune.recover.accuracy import accuracy
 from onnxprune.recover.agreement import agreement
 from onnxprune.recover.layers import COMPUTED, Site, sites
-from onnxprune.recover.program import Feeds, Program, program, write_back
+from onnxprune.recover.program import Program, program, write_back
 from onnxprune.recover.view import View
 from onnxprune.recovery import Study
 from onnxprune.searching import optimisers
@@ -37,6 +39,9 @@ RECOVER = ("auto", "none", "least-squares")
 _LOG = logging.getLogger("onnxprune")
 _SHARE = 0.5  # of the time that the search of masks may take
 _FEWEST = 3  # candidates: by magnitude, and by the merits of single weights
+_NOISE = 3e-4  # variance as a share of the mean square below which it may be rounding of sums in float32
+_LEAST = 1e-11  # variance (or mean square) that stands out from what `InputStatistics.centred` adds
+_NETWORKS = ("original", "magnitude", "evolved")
 _SORTS = 200.0  # multiply-adds that making and sorting a candidate is worth, per member of the band
 
 
@@ -63,11 +68,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight that may lose elements, as a matrix, and how its layer's outputs change, where its inputs are known."""
+    """A weight that may lose elements, as a matrix, and how its layer's outputs change, or why that is not known."""
 
     site: Site
     matrix: Array
     error: LayerError | None
+    unknown: str
 
 
 def check(settings: Settings) -> None:
@@ -96,8 +102,7 @@ def sparsify(model: Model, study: Study | None, settings: Settings) -> Masked:
     reasons = _left_alone(found, settings)
     treated = _weights(whole, [s for s in found if s.weight not in reasons], study, settings.recover)
     if not treated:
-        told = "; ".join(f"{n}: {why}" for n, why in skipped.items()) or "it has no Conv, Gemm or MatMul with a weight"
-        raise ModelError(f"no weight can be set to zero ({told})")
+        raise _nothing_to_do(skipped | {s.layer.node: reasons[s.weight] for s in found})
     plain = _by_magnitude(treated, settings)
     notes = list[str]()
     if study is None:
@@ -116,7 +121,7 @@ def sparsify(model: Model, study: Study | None, settings: Settings) -> Masked:
             refit(network, by_name, study.reference, study.store)
     outputs = [study.outputs(n) for n in networks]
     compared = [agreement(study.original(), o) for o in outputs]
-    shipped: Choice = "evolved" if budget and compared[-1].divergence <= compared[0].divergence else "magnitude"
+    shipped: Choice = "evolved" if budget and compared[-1].divergence < compared[0].divergence else "magnitude"
     final = tried if shipped == "evolved" else plain
     write_back(networks[-1 if shipped == "evolved" else 0], model)
     return Masked(
@@ -124,7 +129,7 @@ def sparsify(model: Model, study: Study | None, settings: Settings) -> Masked:
         compared[0],
         compared[1] if budget else None,
         shipped,
-        _accuracy(study.calibration.labels, study.original(), outputs),
+        accuracy(study.calibration.labels, dict(zip(_NETWORKS, (study.original(), *outputs), strict=False))),
         budget,
         skipped,
         (*notes, *study.notes),
@@ -151,18 +156,48 @@ def _left_alone(found: Sequence[Site], settings: Settings) -> dict[str, str]:
     return reasons
 
 
+def _nothing_to_do(reasons: Mapping[str, str]) -> ModelError | UsageError:
+    """What to raise where no weight is treated; reasons: by node."""
+    nodes = dict[str, list[str]]()
+    for node, why in reasons.items():
+        nodes.setdefault(why, []).append(node)
+    told = [f"{n[0] if len(n) == 1 else f'{len(n)} layers'}: {why}" for why, n in nodes.items()]
+    why = "; ".join(told) or "it has no Conv, Gemm or MatMul with a weight"
+    if any(name.startswith("--keep ") for name in nodes):
+        return UsageError(f"--keep leaves nothing to set to zero ({why})")
+    return ModelError(f"no weight can be set to zero ({why})")
+
+
 def _weights(whole: Program, treated: Sequence[Site], study: Study | None, recover: str) -> list[_Weight]:
     known = {} if study is None else {r.site.weight: r.inputs for r in study.readers_of_original()}
     found = []
     for site in treated:
-        matrix, inputs, error = site.layer.matrix(site.read(whole)), known.get(site.weight), None
-        if inputs is not None and recover == "none":
-            error = LayerError(inputs.gram, matrix, refitted=False)
-        elif inputs is not None:
-            intercept = View(whole, site, np.arange(site.layer.channels), new_biases=False).intercept
-            error = LayerError(inputs.centred(bias=intercept), matrix, refitted=True)
-        found.append(_Weight(site, matrix, error))
+        matrix, inputs = site.layer.matrix(site.read(whole)), known.get(site.weight)
+        if inputs is None:
+            found.append(_Weight(site, matrix, None, "what it reads was not looked at"))
+            continue
+        refitted = recover != "none"
+        centred = refitted and View(whole, site, np.arange(site.layer.channels), new_biases=False).intercept
+        error = _layer_error(inputs, matrix, refitted, centred)
+        found.append(_Weight(site, matrix, error, "" if error else "nothing that it computes varies on these inputs"))
     return found
+
+
+def _layer_error(inputs: InputStatistics, matrix: Array, refitted: bool, centred: bool) -> LayerError | None:
+    """None where the layer's outputs have no variance (if they are not `centred`: no square)."""
+    gram, mean = inputs.gram, inputs.mean.astype(np.float64)
+    variance = np.einsum("gdd->gd", gram).astype(np.float64)
+    if centred:
+        steady = variance - mean**2 <= _NOISE * variance
+        variance = np.where(steady, 0, variance - mean**2)
+        if steady.any():  # what rounding leaves there is no variance
+            either = steady[:, :, None] | steady[:, None, :]
+            gram = np.where(either, mean[:, :, None] * mean[:, None, :], gram)
+    if not ((variance > _LEAST) & matrix.any(2)).any():
+        return None
+    if refitted:
+        gram = replace(inputs, gram=gram).centred(bias=centred)
+    return LayerError(gram, matrix, refitted)
 
 
 # ---- masks -----------------------------------------------------------------------------------------------------------
@@ -245,9 +280,7 @@ def _rows(
             weight = treated[index]
             zeros = int(weight.matrix.size - np.count_nonzero(weight.matrix * final[index]))
             errors = _errors(weight.error, *(m[index] for m in tried))
-            known = (
-                "" if weight.error is not None or len(tried) < 2 else "by magnitude: what it reads was not looked at"
-            )
+            known = f"by magnitude: {weight.unknown}" if weight.unknown and len(tried) > 1 else ""
         rows.append(TensorSparsity(site.weight, layer.node, layer.op, int(np.prod(layer.shape)), zeros, *errors, known))
     return tuple(rows)
 
@@ -255,20 +288,5 @@ def _rows(
 def _errors(error: LayerError | None, *kept: Mask) -> tuple[float | None, float | None]:
     if error is None:
         return None, None
-    found = error(kept).sum(1) / max(float(error.energy.sum()), 1e-30)
+    found = error(kept).sum(1) / float(error.energy.sum())
     return float(found[0]), float(found[1]) if len(kept) > 1 else None
-
-
-def _accuracy(
-    labels: Array | None, original: Sequence[Feeds], others: Sequence[Sequence[Feeds]]
-) -> dict[str, float] | None:
-    """Top-1 accuracy of original, magnitude and evolved on the held inputs; None without labels or scores."""
-    if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        return None
-    name, found = next(iter(original[0])), dict[str, float]()
-    for title, batches in zip(("original", "magnitude", "evolved"), (original, *others), strict=False):
-        scores = np.concatenate([np.asarray(b[name]) for b in batches])
-        if scores.ndim != 2 or len(scores) != len(labels):
-            return None
-        found[title] = float((scores.argmax(1) == labels).mean())
-    return found

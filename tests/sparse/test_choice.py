@@ -48,6 +48,15 @@ def test_error_of_all_and_nothing(refitted):
     assert nothing == pytest.approx(error.energy, rel=1e-5)
 
 
+def test_variances_below_zero_count_as_zero():
+    """Rounding may leave a variance below 0: such an input has no merit, and no warning is raised."""
+    gram = GRAM.copy()
+    gram[0, 3, 3] = -1e-9
+    merit = LayerError(gram, WEIGHT, refitted=False).merits()[0]
+    assert not merit[0, 3].any()
+    assert (merit[0, 4] > 0).all()
+
+
 def test_masked_systems_are_those_of_their_rows():
     """Each column is solved on the rows of its mask alone, whatever the sizes of the others; an empty one is 0."""
     gram = GRAM[0] + np.eye(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,15 +12,19 @@ import pytest
 from commands import done, run
 from graphs import proto
 from onnx import numpy_helper
+from rich.console import Console
 
 import onnxprune
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import DataError, ModelError, UsageError
+from onnxprune.report import sparsity as report_text
 from onnxprune.runtime import session
 from onnxprune.sparse.result import gzip_bytes
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODEL, CALIB, TEST = (FIXTURES / n for n in ("resnet_bn_legacy.onnx", "digits_calib.npz", "digits_test.npz"))
-QUICK = {"data": CALIB, "calibration_size": 128, "budget": 20}
+SEEN = {"data": CALIB, "calibration_size": 128}
+QUICK = SEEN | {"budget": 20}
+METHODS = {"magnitude": {"method": "magnitude"}, "evolve": {"method": "evolve", "budget": 20}}
 DENSE = """g (float[N,8] x) => (float[N,4] y) <float[8,8] w, float[8] b, float[8,4] v> {
     h = Gemm(x, w, b)
     r = Relu(h)
@@ -31,6 +36,13 @@ def weights(model):
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
+def flat(report):
+    """The words of the report as text."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(report_text.sparsity(report, "out.onnx"))
+    return " ".join(console.file.getvalue().split())
+
+
 def accuracy(model):
     with np.load(TEST) as data:
         logits = next(iter(session(model).run({"input": data["input"]}).values()))
@@ -40,7 +52,7 @@ def accuracy(model):
 @pytest.fixture(scope="module")
 def both():
     """The network at 80 % zeros, by magnitude and evolved."""
-    return {m: onnxprune.sparsify(MODEL, sparsity=0.8, method=m, **QUICK) for m in ("magnitude", "evolve")}
+    return {name: onnxprune.sparsify(MODEL, sparsity=0.8, **SEEN, **how) for name, how in METHODS.items()}
 
 
 def test_every_layer_has_the_share_of_zeros(both):
@@ -71,14 +83,57 @@ def test_magnitude_is_told_beside_the_search(both):
     plain, masked = both["magnitude"].report.masked, both["evolve"].report.masked
     assert plain.magnitude == masked.magnitude
     assert (plain.evolved, plain.shipped) == (None, "magnitude")
-    assert (masked.shipped == "evolved") == (masked.evolved.divergence <= masked.magnitude.divergence)
+    assert (masked.shipped == "evolved") == (masked.evolved.divergence < masked.magnitude.divergence)
     assert all(row.evolved_error <= row.magnitude_error + 1e-9 for row in masked.tensors)
     assert masked.errors()["evolved"] < masked.errors()["magnitude"]
 
 
+def test_a_tie_is_by_magnitude():
+    """One candidate is the masks by magnitude: then they are what was written."""
+    masked = onnxprune.sparsify(MODEL, sparsity=0.8, **(QUICK | {"budget": 1})).report.masked
+    assert masked.evolved == masked.magnitude
+    assert masked.shipped == "magnitude"
+
+
+@pytest.mark.parametrize("recover", ["auto", "none"])
+@pytest.mark.parametrize("value", [0.0, 1 / 3])
+def test_layers_whose_inputs_do_not_vary_have_no_error(value, recover):
+    """On constant inputs no error is a share of rounding: those of layers that see no variance are not told."""
+    with np.load(CALIB) as data:
+        rows = {"input": np.full_like(data["input"][:128], value)}
+    options = QUICK | {"data": rows, "budget": 3}
+    masked = onnxprune.sparsify(MODEL, sparsity=0.8, recover=recover, **options).report.masked
+    known = [t for t in masked.tensors if t.magnitude_error is not None]
+    assert all(0 <= e < 2 for t in known for e in (t.magnitude_error, t.evolved_error))
+    unknown = [t for t in masked.tensors if t.magnitude_error is None]
+    assert all("varies" in t.reason and t.evolved_error is None for t in unknown)
+    assert (masked.tensors[-1] in unknown) == (recover == "auto")  # the mean over an image: the same for all
+    assert (masked.tensors[0] in unknown) == (value == 0)
+
+
+def test_where_no_layer_varies():
+    """Without any error the masks are those by magnitude, and the report has none."""
+    rows = {"x": np.zeros((64, 8), np.float32)}
+    text = "g (float[N,8] x) => (float[N,4] y) <float[8,4] w> { y = MatMul(x, w) }"
+    report = onnxprune.sparsify(proto(text), sparsity=0.5, data=rows, budget=5).report
+    assert report.masked.errors() == {}
+    assert report.masked.shipped == "magnitude"
+    assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["layer_error"] == {}
+    assert "mean error" not in flat(report)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "evolve"])
+def test_labels_that_are_no_classes_are_refused(method):
+    """Labels that the output has no score for are an error, not an accuracy of 0."""
+    with np.load(TEST) as data:
+        rows = {"input": data["input"], "labels": data["labels"] + 1}
+    with pytest.raises(DataError, match=r"is 10, .*classes 0 to 9"):
+        onnxprune.sparsify(MODEL, sparsity=0.5, **(SEEN | METHODS[method] | {"data": rows}))
+
+
 def test_the_refit_is_worth_it(both):
     """On the test images the refitted network beats the one whose weights were left as they are, with equal zeros."""
-    raw = onnxprune.sparsify(MODEL, sparsity=0.8, method="magnitude", recover="none", **QUICK)
+    raw = onnxprune.sparsify(MODEL, sparsity=0.8, method="magnitude", recover="none", **SEEN)
     assert accuracy(both["magnitude"].model) > accuracy(raw.model) + 0.2
     before, after = weights(onnxprune.clean(MODEL)), weights(raw.model)
     assert all(np.isin(after[n], [0]).sum() + (after[n] == before[n]).sum() >= after[n].size for n in after)
@@ -158,7 +213,7 @@ BLOCKS = """g (float[N,8] x) => (float[N,4] y) <int8[8,4] q, float[2,4] scale> {
 @pytest.mark.parametrize("method", ["magnitude", "evolve"])
 def test_integers_become_zero_points(method):
     """Behind a DequantizeLinear the integers of zeroed weights are the zero points; the real weights are 0."""
-    result = onnxprune.sparsify(proto(INTEGERS), sparsity=0.75, method=method, recover="none", budget=20)
+    result = onnxprune.sparsify(proto(INTEGERS), sparsity=0.75, recover="none", **METHODS[method])
     found = weights(result.model)
     assert found["q"].dtype == np.int8
     assert int((found["q"] == found["zero"]).sum()) >= 24
@@ -169,6 +224,12 @@ def test_what_cannot_be_treated_is_told():
     """Weights that are quantised in blocks are refused with the reason; so is a model without a weight."""
     with pytest.raises(ModelError, match="quantised in blocks"):
         onnxprune.sparsify(proto(BLOCKS, opset=21), sparsity=0.5, method="magnitude")
+    with pytest.raises(ModelError, match="2 layers: its 8 inputs are no multiple of 7"):
+        onnxprune.sparsify(proto(DENSE), pattern="3:7", method="magnitude")
+    with pytest.raises(UsageError, match=r"--keep leaves nothing to set to zero \(2 layers: --keep \*\)"):
+        onnxprune.sparsify(proto(DENSE), sparsity=0.5, keep="*")
+    with pytest.raises(UsageError, match=r"--keep w; .*: its 8 inputs are no multiple of 7"):
+        onnxprune.sparsify(proto(DENSE), pattern="3:7", keep="w")
     with pytest.raises(ModelError, match="no Conv, Gemm or MatMul"):
         onnxprune.sparsify(
             proto("g (float[N,8] x) => (float[N,8] y) { y = Relu(x) }"), sparsity=0.5, method="magnitude"
@@ -198,6 +259,9 @@ def test_other_floats(dtype):
         ({"sparsity": 0.5, "optimiser": "luck"}, "evolution, annealing, economics"),
         ({"sparsity": 0.5, "recover": "luck"}, "auto, none, least-squares"),
         ({"sparsity": 0.5, "budget": 0}, "at least one candidate"),
+        ({"pattern": "2:4", "scope": "global"}, "--scope global belongs to --sparsity"),
+        ({"sparsity": 0.5, "method": "magnitude", "optimiser": "annealing"}, "--optimiser belongs to --method evolve"),
+        ({"sparsity": 0.5, "method": "magnitude", "budget": 300}, "--budget belongs to --method evolve"),
         ({"sparsity": 0.5, "calibration_size": 2}, "at least 16"),
     ],
 )
@@ -260,6 +324,7 @@ def test_magnitude_without_data_says_that_nothing_was_measured(tmp_path):
     shown = done("sparsify", MODEL, "--sparsity", 0.5, "--method", "magnitude", "-o", tmp_path / "small.onnx")
     assert "nothing was measured" in shown.stdout
     assert "looked at" not in shown.stdout
+    assert "change most" not in shown.stdout
 
 
 def test_reasons_are_told_once(tmp_path):
