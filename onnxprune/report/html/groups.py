@@ -9,7 +9,8 @@ from onnxprune.drawing import tracks
 from onnxprune.report.html import parts as p
 
 Told = Mapping[str, Any]
-_DRAWN, _LISTED, _NAMED, _TIED = 24, 400, 4, 300  # groups in the picture and in the table; layers by name, at all
+_DRAWN, _LISTED, _NAMED = 24, 400, 4  # groups in the picture and in the table; layers by name
+_DOTS, _TIED = 1000, 300  # layers of a group in the picture and in the table
 
 
 def groups(found: Sequence[Told], layers: Sequence[Told]) -> p.Section | None:
@@ -19,7 +20,7 @@ def groups(found: Sequence[Told], layers: Sequence[Told]) -> p.Section | None:
     order = sorted(found, key=lambda g: (-len(g["makers"]), -len(g["readers"]), g["makers"]))
     shared = [g for g in order if len(g["makers"]) > 1]
     drawn = (shared or order)[:_DRAWN]
-    ties = [(g["makers"][:_TIED], g["readers"][:_TIED]) for g in drawn]
+    ties = [(g["makers"][:_DOTS], g["readers"][:_DOTS]) for g in drawn]
     words = _words(len(found), len(shared), len(drawn))
     chart = p.Chart(
         tracks(len(layers), ties, words), words, (("dot", "makes them"), ("small", "reads them")), len(layers)
