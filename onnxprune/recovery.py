@@ -315,7 +315,7 @@ def recover(
         after,
         "repaired" if better else "cut",
         _metric(study.calibration.labels, original, plain, outputs),
-        tuple(study.notes),
+        tuple(dict.fromkeys(study.notes)),
     )
 
 
