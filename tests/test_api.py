@@ -145,7 +145,7 @@ def test_the_report_as_json():
     cost = {"macs", "params", "bytes"}
     assert set(told) == {
         *("model", "original", "compressed", "kept", "coupling", "verification", "layers", "notes", "note"),
-        *("reachable", "settings", "seconds", "plan", "recovery"),
+        *("reachable", "settings", "seconds", "plan", "recovery", "tried", "latency"),
     }
     assert told["recovery"] is None
     assert set(told["original"]) == set(told["compressed"]) == set(told["kept"]) == cost
