@@ -23,8 +23,9 @@ from onnxprune.cost import Cost, CostModel, Counts, Distinct, Kind, Sparse, mult
 from onnxprune.errors import TargetError, UsageError
 
 Reals = NDArray[np.float64]
-Chunk = NDArray[np.int64]  # indices of chunks
-Moves = NDArray[np.int64]  # [moves, 1..3] chunks that leave, or ~chunk for one that comes back
+Chunk = Moves = NDArray[
+    np.int64
+]  # indices of chunks; [moves, 1..3] chunks that leave, or ~chunk for one that comes back
 WINDOW = 0.02  # the kept fraction lies in ((1 - WINDOW) target, target] wherever granularity allows
 _NOUN: dict[Kind, str] = {"flops": "FLOPs", "params": "parameters", "size": "size", "latency": "latency"}
 _LEVELS = 32  # how often a chunk that is too large is left out
@@ -103,17 +104,16 @@ def allocate(
     else:
         gone, note = _Search(chunks, cost_model, target).run(), ""
     kept = chunks.kept(gone)
-    reached = cost_model.evaluate(kept)
     fraction = cost_model.value(kept, target.kind) / total if total else 1.0
     if fraction <= (1 - WINDOW) * target.keep:
         note = _loose(target, fraction, align)
-    return Allocation(kept, cost_model.original, reached, fraction, smallest, note)
+    return Allocation(kept, cost_model.original, cost_model.evaluate(kept), fraction, smallest, note)
 
 
 def _check(analysis: Analysis, scores: Reals, min_keep: float | Reals, align: int | str) -> None:
     if scores.shape != (analysis.classes + 1,) or not np.isfinite(scores[1:]).all():
         raise UsageError(f"scores must be one finite number per class, [{analysis.classes + 1}]")
-    if not np.all((np.asarray(min_keep) >= 0) & (np.asarray(min_keep) <= 1)):
+    if np.any(np.clip(min_keep, 0, 1) != min_keep):
         raise UsageError(f"--min-keep {min_keep}: the least share of a group must be within 0..1")
     if align != "auto" and (isinstance(align, str) or align < 1):
         raise UsageError(f"--align {align}: must be 'auto' or a positive integer")
@@ -392,13 +392,11 @@ class _Search:
         """Leave groups out whose next chunk lands at or below the best choice so far: so will all that follow."""
         moves = self._chunks.next(gone)[:, None]
         fits = self._after(gone, moves) > least
-        groups = self._chunks.group[moves[fits, 0]]
-        result: Chunk = order[np.isin(self._chunks.group[order], groups)]
+        result: Chunk = order[np.isin(self._chunks.group[order], self._chunks.group[moves[fits, 0]])]
         return result
 
 
 def _moved(gone: Mask, moves: Moves, index: int) -> Mask:
     gone, move = gone.copy(), moves[index]
-    gone[move[move >= 0]] = True
-    gone[~move[move < 0]] = False
+    gone[np.maximum(move, ~move)] = move >= 0
     return gone
