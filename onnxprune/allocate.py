@@ -23,9 +23,8 @@ from onnxprune.cost import Cost, CostModel, Counts, Distinct, Kind, Sparse, mult
 from onnxprune.errors import TargetError, UsageError
 
 Reals = NDArray[np.float64]
-Chunk = Moves = NDArray[
-    np.int64
-]  # indices of chunks; [moves, 1..3] chunks that leave, or ~chunk for one that comes back
+Chunk = NDArray[np.int64]  # indices of chunks
+Moves = NDArray[np.int64]  # [moves, 1..3] chunks that leave, or ~chunk for one that comes back
 WINDOW = 0.02  # the kept fraction lies in ((1 - WINDOW) target, target] wherever granularity allows
 _NOUN: dict[Kind, str] = {"flops": "FLOPs", "params": "parameters", "size": "size", "latency": "latency"}
 _LEVELS = 32  # how often a chunk that is too large is left out
@@ -182,9 +181,8 @@ def _normalised(scores: Reals, group: Labels, free: Mask) -> Reals:
 
 
 def _reserve(analysis: Analysis, scores: Reals, free: Mask) -> Mask:
-    """Take the best class of every axis that could lose all its positions out of the removable ones.
-
-    Done for all axes at once and before anything leaves, so that the result does not depend on an order.
+    """Take the best class of every axis that could lose all its positions out of the removable ones, for all axes at
+    once, so that the result does not depend on an order.
     """
     axes = Distinct()
     for axis in analysis.axes:
@@ -310,10 +308,8 @@ class _Best:
 
 
 class _Search:
-    """Fill a budget from below.
-
-    Every step compares choices that do not depend on the target and takes the largest within it; it stops as soon as
-    that one is close enough. So a smaller target never keeps more.
+    """Fill a budget from below: every step compares choices that do not depend on the target and takes the largest
+    within it; it stops as soon as that one is close enough. So a smaller target never keeps more.
     """
 
     def __init__(self, chunks: _Chunks, cost_model: CostModel, target: Target) -> None:
