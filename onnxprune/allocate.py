@@ -103,17 +103,16 @@ def allocate(
     else:
         gone, note = _Search(chunks, cost_model, target).run(), ""
     kept = chunks.kept(gone)
-    reached = cost_model.evaluate(kept)
     fraction = cost_model.value(kept, target.kind) / total if total else 1.0
     if fraction <= (1 - WINDOW) * target.keep:
         note = _loose(target, fraction, align)
-    return Allocation(kept, cost_model.original, reached, fraction, smallest, note)
+    return Allocation(kept, cost_model.original, cost_model.evaluate(kept), fraction, smallest, note)
 
 
 def _check(analysis: Analysis, scores: Reals, min_keep: float | Reals, align: int | str) -> None:
     if scores.shape != (analysis.classes + 1,) or not np.isfinite(scores[1:]).all():
         raise UsageError(f"scores must be one finite number per class, [{analysis.classes + 1}]")
-    if not np.all((np.asarray(min_keep) >= 0) & (np.asarray(min_keep) <= 1)):
+    if np.any(np.clip(min_keep, 0, 1) != min_keep):
         raise UsageError(f"--min-keep {min_keep}: the least share of a group must be within 0..1")
     if align != "auto" and (isinstance(align, str) or align < 1):
         raise UsageError(f"--align {align}: must be 'auto' or a positive integer")
@@ -182,9 +181,8 @@ def _normalised(scores: Reals, group: Labels, free: Mask) -> Reals:
 
 
 def _reserve(analysis: Analysis, scores: Reals, free: Mask) -> Mask:
-    """Take the best class of every axis that could lose all its positions out of the removable ones.
-
-    Done for all axes at once and before anything leaves, so that the result does not depend on an order.
+    """Take the best class of every axis that could lose all its positions out of the removable ones, for all axes at
+    once, so that the result does not depend on an order.
     """
     axes = Distinct()
     for axis in analysis.axes:
@@ -310,10 +308,8 @@ class _Best:
 
 
 class _Search:
-    """Fill a budget from below.
-
-    Every step compares choices that do not depend on the target and takes the largest within it; it stops as soon as
-    that one is close enough. So a smaller target never keeps more.
+    """Fill a budget from below: every step compares choices that do not depend on the target and takes the largest
+    within it; it stops as soon as that one is close enough. So a smaller target never keeps more.
     """
 
     def __init__(self, chunks: _Chunks, cost_model: CostModel, target: Target) -> None:
@@ -392,13 +388,11 @@ class _Search:
         """Leave groups out whose next chunk lands at or below the best choice so far: so will all that follow."""
         moves = self._chunks.next(gone)[:, None]
         fits = self._after(gone, moves) > least
-        groups = self._chunks.group[moves[fits, 0]]
-        result: Chunk = order[np.isin(self._chunks.group[order], groups)]
+        result: Chunk = order[np.isin(self._chunks.group[order], self._chunks.group[moves[fits, 0]])]
         return result
 
 
 def _moved(gone: Mask, moves: Moves, index: int) -> Mask:
     gone, move = gone.copy(), moves[index]
-    gone[move[move >= 0]] = True
-    gone[~move[move < 0]] = False
+    gone[np.maximum(move, ~move)] = move >= 0
     return gone

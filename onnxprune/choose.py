@@ -18,6 +18,7 @@ from onnxprune.normalize.describe import export
 from onnxprune.reach import TOLERANCE, Measured, Reached, reach
 from onnxprune.recovery import Study
 from onnxprune.runtime import CPU
+from onnxprune.settings import Options
 from onnxprune.validation import latency
 from onnxprune.validation.environment import environment
 from onnxprune.validation.feeds import made_up
@@ -68,9 +69,9 @@ def _in_time(budget: Budget, study: Study | None, clock: Clock) -> Allocation:
             return _measured(budget, cleaned, choice, feeds)
 
     found = reach(wanted, chosen, ratio)
-    if found.ratio > wanted * (1 + TOLERANCE) and not options.best_effort:
-        raise TargetError(_missed(found, options.align))
-    note = _unsure(found) if found.met else _missed(found, options.align)
+    if found.ratio > wanted and not (found.met or options.best_effort):
+        raise TargetError(_missed(found, options))
+    note = _unsure(found) if found.met else _missed(found, options)
     told = found.as_dict() | {"environment": environment(options.threads or 1, CPU)}
     return replace(found.choice, note=note, latency=told)
 
@@ -95,14 +96,14 @@ def _unsure(found: Reached) -> str:
     )
 
 
-def _missed(found: Reached, align: int | str) -> str:
+def _missed(found: Reached, options: Options) -> str:
     """Why no network has the latency that was asked for, and what could help."""
-    finer = "" if align == 1 else "; --align 1 has finer steps, but its widths are slow ones on a CPU"
+    finer = "" if options.align == 1 else "; --align 1 has finer steps, but its widths are slow ones on a CPU"
     if found.floor:
+        lower = "; a smaller --min-keep may allow less" if options.min_keep > 0 else ""
         return (
             f"--latency {found.wanted:g} cannot be reached: with everything gone that may go, {found.ratio:.3g} of the "
-            "latency was measured; a smaller --min-keep may allow less. What is not cut, and what each operator costs "
-            "whatever its width, stays"
+            f"latency was measured{lower}. What is not cut, and what each operator costs whatever its width, stays"
         )
     return (
         f"--latency {found.wanted:g} was not met within {TOLERANCE:.0%} by any of {len(found.trials)} networks that "

@@ -72,8 +72,8 @@ class Reached:
 
     @property
     def met(self) -> bool:
-        """Whether that is what was asked for."""
-        return _close(self.ratio, self.wanted)
+        """Whether that is what was asked for; where nothing has to leave, it is."""
+        return _close(self.ratio, self.wanted) or self.best.asked >= 1
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -98,7 +98,7 @@ def reach(wanted: float, choose: Callable[[float], Allocation], measure: Callabl
             _LOG.info("network %d takes %.3f of the latency, %.3f wanted", len(known), known[key].ratio.point, wanted)
         trials.append(Trial(asked, choice, known[key]))
         floor = asked < choice.smallest and trials[-1].ratio > wanted
-        if _close(trials[-1].ratio, wanted) or floor or number + 1 == _STEPS:
+        if _close(trials[-1].ratio, wanted) or floor or asked >= 1 or number + 1 == _STEPS:
             break
         asked = _next(wanted, [(max(t.asked, t.choice.fraction), t.ratio) for t in trials])
     distinct = tuple({t.choice.kept.tobytes(): t for t in trials}.values())

@@ -316,7 +316,7 @@ def recover(
         after,
         "repaired" if better else "cut",
         accuracy(study.calibration.labels, {"original": original, "cut": plain, "repaired": outputs}),
-        tuple(study.notes),
+        tuple(dict.fromkeys(study.notes)),
     )
 
 

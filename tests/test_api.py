@@ -145,13 +145,13 @@ def test_the_report_as_json():
     cost = {"macs", "params", "bytes"}
     assert set(told) == {
         *("model", "original", "compressed", "kept", "coupling", "verification", "layers", "notes", "note"),
-        *("reachable", "settings", "seconds", "plan", "recovery"),
+        *("reachable", "settings", "seconds", "plan", "recovery", "tried", "groups", "latency"),
     }
     assert told["recovery"] is None
     assert set(told["original"]) == set(told["compressed"]) == set(told["kept"]) == cost
     assert set(told["coupling"]) == {"classes", "removed", "frozen", "inexact", "reasons"}
     assert set(told["verification"]) == {"relative_error", "masked_differs", "checker", "compared", "precision"}
-    assert all(set(x) == {"node", "op", "inputs", "outputs", "macs"} for x in told["layers"])
+    assert all(set(x) == {"node", "op", "inputs", "outputs", "macs", "frozen", "reason"} for x in told["layers"])
     assert all(0 < told["kept"][k] == told["compressed"][k] / told["original"][k] < 1 for k in cost)
     assert told["plan"] == as_json(result.plan)
     assert set(told["plan"]) == {"version", "model", "keep", "settings", "predicted", "frozen"}

@@ -79,7 +79,7 @@ def test_json_report_has_stable_keys(folder):
     report = json.loads(done("compress", "m.onnx", *CUT, "--json").stdout)
     assert set(report) == {
         *("model", "output", "original", "compressed", "kept", "coupling", "verification", "layers", "notes", "note"),
-        *("reachable", "settings", "seconds", "plan", "recovery", "tried", "groups", "run"),
+        *("reachable", "settings", "seconds", "plan", "recovery", "tried", "groups", "run", "latency"),
     }
     assert report["recovery"] is None
     for name in ("original", "compressed", "kept"):

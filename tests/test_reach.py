@@ -72,6 +72,15 @@ def test_the_floor_is_told():
     assert measured[-1] == 0.25
 
 
+def test_all_of_the_latency():
+    """Where nothing has to leave, nothing does, whatever noise is measured."""
+    choose, measure, measured = network(lambda x: 1.06)
+    found = reach(1.0, choose, measure)
+    assert found.met
+    assert found.choice.kept.all()
+    assert measured == [1.0]
+
+
 def test_coarse_steps_give_the_nearest_below():
     """Where no step is close enough, the largest share below what is wanted is taken; nothing is measured twice."""
     choose, measure, measured = network(lambda x: x, steps=4)
