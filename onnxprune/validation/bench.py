@@ -153,7 +153,7 @@ def benchmark(
     counts = [threads] if isinstance(threads, int) else list(threads)
     batches = [batch] if isinstance(batch, int) or batch is None else list(batch)
     given = Given(data, preprocess, calibration_size, input_shapes, seed)
-    _check(sources, counts, batches, How(min(counts, default=1), provider, precision, seconds, seed))
+    _check(sources, counts, batches, How(min(counts, default=1), provider, precision, seconds, seed), given)
     protos = dict(zip(names(sources), map(loaded, sources), strict=True))
     return measured(
         protos, given, [How(n, provider, precision, seconds, seed) for n in counts], batches, profile, memory, int8
@@ -243,7 +243,10 @@ def _check(
     threads: Sequence[int],
     batches: Sequence[int | None],
     how: How,
+    given: Given,
 ) -> None:
+    if given.preprocess is not None and given.data is None:
+        raise UsageError("--preprocess says how to read --data, which is not given")
     if not (sources and threads and batches):
         raise UsageError("give at least one model, one number of threads and one batch size")
     how.check()

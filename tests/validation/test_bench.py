@@ -32,6 +32,13 @@ def text(found):
     return capture.get()
 
 
+def test_options_without_data():
+    """How data are read says nothing without data: a usage error, before any work."""
+    with pytest.raises(UsageError, match="--preprocess says how to read --data, which is not given"):
+        benchmark("nowhere.onnx", preprocess="imagenet")
+    assert run("bench", MODEL, "--preprocess", "imagenet", *FAST).exit_code == 2
+
+
 def test_models_beside_each_other():
     """Every model has a row; the first is the baseline, and the others have a speed-up over it."""
     found = benchmark([MODEL, OTHER], profile=True, **QUICK)
