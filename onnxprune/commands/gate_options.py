@@ -58,7 +58,9 @@ class Validating:
     latency_seconds: Annotated[
         float | None, _measure("S", "Measure latency, for at most so long. Default: 20 where a goal asks for it.")
     ] = None
-    memory: Annotated[str, _measure("SIZE", "Memory for outputs that a metric needs all at once.")] = "1GB"
+    memory: Annotated[
+        str | None, _measure("SIZE", "Memory for outputs that a metric needs all at once. Default: 1GB.")
+    ] = None
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of the bootstrap.")] = None
     junit: Annotated[Path | None, _result("FILE", "Write JUnit XML: one case per goal.")] = None
     markdown: Annotated[Path | None, _result("FILE", "Write Markdown; added to $GITHUB_STEP_SUMMARY anyway.")] = None
@@ -70,14 +72,14 @@ class Validating:
 
     def arguments(self, configured: Mapping[str, Any]) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.validate`, over what a file of settings gives."""
-        rest = {"config", "memory", "junit", "markdown", "report", "as_json", "quiet"}
+        rest = {"config", "junit", "markdown", "report", "as_json", "quiet"}
         own = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in rest}
         given = dict(configured) | {n: v for n, v in own.items() if v is not None}
         if "max_latency" in given:
             given["max_latency"] = latency(given["max_latency"])
         if "max_size" in given:
             given["max_size"] = size(given["max_size"], "--max-size")
-        return given | {"memory": size(self.memory)}
+        return given | {"memory": size(given.get("memory", "1GB"))}
 
     def files(self) -> dict[str, Path]:
         """The files to write, by option. Raises UsageError for a kind of report that there is not."""

@@ -27,6 +27,7 @@ KEYS = {
     "verdict": _TEXT,
     "inconclusive": _TEXT,
     "latency_seconds": _NUMBER,
+    "memory": _MEASURE,
     "seed": _COUNT,
 }
 _TYPES: dict[str, type | tuple[type, ...]] = {_NUMBER: (int, float), _COUNT: int, _TEXT: str, _MEASURE: str}

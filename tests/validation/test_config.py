@@ -36,6 +36,20 @@ def test_a_table(project):
     ValidateOptions(**{n: v for n, v in given.items() if n != "min_agreement"})
 
 
+def test_memory(project):
+    """Memory is set as on the command line, which wins, and has a default."""
+    assert Validating().arguments(settings(None))["memory"] == 1e9
+    project("[tool.onnxprune.validate]\nmemory = '2MB'\n")
+    assert Validating().arguments(settings(None))["memory"] == 2e6
+    assert Validating(memory="3kB").arguments(settings(None))["memory"] == 3e3
+
+
+def test_every_option_can_be_set():
+    """What the table cannot set are only the files that a run reads its settings from and writes, and the output."""
+    options = set(Validating.__dataclass_fields__)
+    assert options - set(KEYS) == {"config", "junit", "markdown", "report", "as_json", "quiet"}
+
+
 def test_a_file(project, tmp_path):
     """--config names another file, which must have the table; pyproject.toml is not read then."""
     project("[tool.onnxprune.validate]\nmax-drop = 1\n")
