@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,20 +22,19 @@ ALLOCATIONS = ("uniform", "global", "threshold", "greedy", "search", "pairs", "e
 PROXIES, OPTIMISERS = ("kl", "naswot", "none"), ("evolution", "annealing", "economics")
 
 
-def _choice(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="What to remove")
+def panel(title: str) -> Callable[..., Any]:
+    """What makes the options under one heading of the help: (metavar, help, names) -> option."""
+
+    def made(metavar: str | None, text: str, *names: str) -> Any:
+        return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=title)
+
+    return made
 
 
-def _given(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Data and recovery")
-
-
-def _measure(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Measuring")
-
-
-def _result(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Result")
+_choice = panel("What to remove")
+_given = panel("Data and recovery")
+_measure = panel("Measuring")
+_result = panel("Result")
 
 
 def beside(model: Path, suffix: str) -> Path:

@@ -44,6 +44,7 @@ worst of them. Written by `python tools/bench_proxies.py MODELS DATA --model NAM
 def candidates(analysis: Any, study: Any, decide: Any) -> Iterator[tuple[str, Any]]:
     """Names and choices, [classes + 1] bool, all different."""
     from onnxprune import criteria
+    from onnxprune.criteria.norms import per_group
     from onnxprune.searching.pairs import pairs, relative_norms
 
     for pair in pairs(analysis, criteria.score("cluster", analysis), lambda s: decide(s, False), 10):
@@ -55,10 +56,7 @@ def candidates(analysis: Any, study: Any, decide: Any) -> Iterator[tuple[str, An
         yield f"{name}, uniform", decide(criteria.uniform(analysis, values), False).kept
     yield "diversity", decide(criteria.score("diversity", analysis), False).kept
     rng = np.random.default_rng(0)
-    norms, energy = relative_norms(analysis), scores["activation"]
-    energy = (
-        energy / np.maximum(np.bincount(analysis.group, energy) / np.bincount(analysis.group), 1e-12)[analysis.group]
-    )
+    norms, energy = relative_norms(analysis), per_group(analysis, scores["activation"])
     for number in range(COUNT):
         weights = np.exp(rng.normal(0, 0.7, len(analysis.groups) + 1))[analysis.group]
         yield f"random weights {number}", decide((norms, energy)[number % 2] * weights, False).kept
@@ -100,7 +98,7 @@ def measure(args: argparse.Namespace, scratch: str) -> dict[str, Any]:
     analysis = analyze(model)
     budget = Budget(analysis, Options(flops=args.keep, data=data, align=1))
     study = Study(analysis, calibration(analysis, data, size=512, seed=0))
-    quick, rows = Quick(study), dict[bytes, dict[str, Any]]()
+    quick, rows = Quick(study, study.readers_of_original()), dict[bytes, dict[str, Any]]()
     paths = {"out": f"{scratch}/cut.onnx", "test": str(args.data / "cifar10_test.npz")}
     for name, kept in candidates(analysis, study, lambda s, g: budget.decide(s, g, args.keep)):
         if len(rows) < COUNT and kept.tobytes() not in rows:

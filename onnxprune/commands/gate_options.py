@@ -10,19 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.errors import UsageError
-from onnxprune.options import AsJson, Quiet, latency, size
+from onnxprune.options import AsJson, Quiet, latency, panel, size
 
-
-def _goal(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Goals")
-
-
-def _result(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Result")
-
-
-def _measure(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="What is compared")
+_goal = panel("Goals")
+_result = panel("Result")
+_measure = panel("What is compared")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,7 @@ from onnxprune.errors import FileError, UsageError
 from onnxprune.signature import taking
 from onnxprune.terminal import progress, show, show_json
 
-
-def _search(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Search")
+_search = o.panel("Search")
 
 
 Targets = Annotated[str, _search("F,F,...", "Fractions of the FLOPs to keep, e.g. 0.2,0.35,0.5,0.75.", "--flops")]

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import typer
-
 from onnxprune import options as o
 from onnxprune.signature import taking
 from onnxprune.terminal import progress, show, show_json
 
-
-def _what(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="What to remove")
+_what = o.panel("What to remove")
 
 
 Zeros = Annotated[float | None, _what("F", "Share of every layer's weights that becomes zero.", "--sparsity")]

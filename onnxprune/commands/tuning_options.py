@@ -14,8 +14,7 @@ from onnxprune import options as o
 AUGMENTS = ("auto", "both", "flip", "shift", "none")
 
 
-def _training(metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Training")
+_training = o.panel("Training")
 
 
 Teacher = Annotated[Path, typer.Option(metavar="MODEL", help="The original, whose outputs are the target.")]

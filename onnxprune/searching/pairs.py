@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
-from onnxprune.criteria.norms import row_norms
+from onnxprune.criteria.norms import per_group, row_norms
 
 Reals = NDArray[np.float64]
 QUANTILES = 20  # distance thresholds that are tried, 0 (norms alone) among them
@@ -72,10 +72,7 @@ def pairs(
 
 def relative_norms(analysis: Analysis) -> Reals:
     """[classes + 1] norm of the filters, in units of the mean of their group."""
-    norms = np.sqrt(row_norms(analysis, 2))
-    means = np.bincount(analysis.group, norms) / np.maximum(np.bincount(analysis.group), 1)
-    result: Reals = norms / np.where(means > 0, means, 1.0)[analysis.group]
-    return result
+    return per_group(analysis, np.sqrt(row_norms(analysis, 2)))
 
 
 def scored(found: Sequence[Pair], **numbers: Callable[[Mask], float]) -> list[Pair]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxprune.analysis import Mask
@@ -9,7 +11,7 @@ from onnxprune.cut import cut
 from onnxprune.graph import Array
 from onnxprune.recover.agreement import divergence
 from onnxprune.recover.program import Program, outputs, program
-from onnxprune.recover.statistics import refitted
+from onnxprune.recover.statistics import Reader, refitted
 from onnxprune.recovery import Study
 
 _INPUTS = 96
@@ -18,9 +20,9 @@ _INPUTS = 96
 class Quick:
     """Scores choices on the inputs of a study, of which it looks at the original once."""
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
-        self._readers = study.readers_of_original()
+    def __init__(self, study: Study, readers: Sequence[Reader]) -> None:
+        """readers: of the original."""
+        self._study, self._readers = study, readers
         self._batches, self._original = study.first(_INPUTS)
 
     def divergence(self, kept: Mask) -> float:

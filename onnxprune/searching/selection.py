@@ -23,6 +23,7 @@ from onnxprune.errors import UsageError
 from onnxprune.recover.agreement import divergence
 from onnxprune.recover.program import program
 from onnxprune.recover.reference import samples
+from onnxprune.recover.statistics import Reader
 from onnxprune.recovery import Study
 from onnxprune.searching.filters import evolve
 from onnxprune.searching.naswot import naswot
@@ -61,26 +62,27 @@ def select(
     within the budget. study: None only for pairs without a proxy.
     """
     start = time.perf_counter()
-    found = study.readers_of_original() if study is not None and criteria.needs_data(criterion) else []
+    judged = how == "evolve" or search.proxy != "none"
+    found = study.readers_of_original() if study and (judged or criteria.needs_data(criterion)) else []
     statistics = [r.inputs for r in found]
     scores = criteria.score(criterion, analysis, seed=search.seed, statistics=statistics)
     if how == "pairs":
-        choice, tried = _by_pairs(scores, analysis, study, decide, search.proxy)
+        choice, tried = _by_pairs(scores, analysis, study, found, decide, search.proxy)
     else:
         assert study is not None, "an optimiser looks at inputs"
-        choice, tried = _by_optimiser(scores, analysis, study, free, decide, search)
+        choice, tried = _by_optimiser(scores, analysis, study, statistics, free, decide, search)
     return replace(choice, tried=tried | {"seconds": time.perf_counter() - start})
 
 
 def _by_pairs(
-    scores: Reals, analysis: Analysis, study: Study | None, decide: Decide, proxy: str
+    scores: Reals, analysis: Analysis, study: Study | None, readers: Sequence[Reader], decide: Decide, proxy: str
 ) -> tuple[Allocation, dict[str, Any]]:
     count = QUANTILES if study is None or proxy == "none" else _looked_at(study)
     found = pairs(analysis, scores, lambda s: decide(s, False), count)
     if study is None or proxy == "none":
         best = len(found) // 2  # as much weight on redundancy as on norms
     else:
-        found = _judged(found, study, proxy)
+        found = _judged(found, study, readers, proxy)
         best = _best(found, proxy)
     told: dict[str, Any] = {"allocate": "pairs", "proxy": proxy, "repair": _REPAIR, "chosen": best}
     return found[best].choice, told | {"candidates": [p.as_dict() for p in found]}
@@ -95,10 +97,10 @@ def _looked_at(study: Study) -> int:
     return count
 
 
-def _judged(found: list[Pair], study: Study, proxy: str) -> list[Pair]:
+def _judged(found: list[Pair], study: Study, readers: Sequence[Reader], proxy: str) -> list[Pair]:
     """The pairs with their numbers; the most promising ones repaired, where that is what counts."""
     _LOG.info("%d pairs of thresholds", len(found))
-    quick = Quick(study)
+    quick = Quick(study, readers)
     batches = study.reference.batches
 
     def regions(kept: Mask) -> float:
@@ -148,10 +150,15 @@ def _best(found: list[Pair], proxy: str) -> int:
 
 
 def _by_optimiser(
-    scores: Reals, analysis: Analysis, study: Study, free: Mask, decide: Decide, search: Search
+    scores: Reals,
+    analysis: Analysis,
+    study: Study,
+    statistics: Sequence[InputStatistics],
+    free: Mask,
+    decide: Decide,
+    search: Search,
 ) -> tuple[Allocation, dict[str, Any]]:
     plain = decide(scores, True)
-    statistics = [r.inputs for r in study.readers_of_original()]
     kept, told = evolve(
         analysis,
         plain.kept,
