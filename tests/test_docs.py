@@ -23,7 +23,7 @@ from onnxprune.cli import app
 from onnxprune.commands import record
 from onnxprune.data import PRESETS
 from onnxprune.errors import Exit
-from onnxprune.plan import as_json
+from onnxprune.report.tuning import TuneReport
 from onnxprune.settings import ALLOCATIONS, methods
 from onnxprune.validation.latency import Timing
 
@@ -124,9 +124,15 @@ def folder(tmp_path_factory):
     return place
 
 
-def table(heading):
+def section(heading, part=""):
+    """Text of one section of the README, or of the part of it that has a heading of its own."""
+    text = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return text.partition(f"\n### {part}\n")[2].partition("\n### ")[0] if part else text
+
+
+def table(heading, part=""):
     """Cells of the tables of one section of the README, without their heads."""
-    lines = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0].splitlines()
+    lines = section(heading, part).splitlines()
     bodies = re.findall(r"^\|--.*\n((?:\|.*\n)+)", "\n".join([*lines, ""]), re.MULTILINE)
     return [[cell.strip() for cell in row.strip("|").split("|")] for body in bodies for row in body.splitlines()]
 
@@ -271,26 +277,74 @@ def test_exit_codes():
     assert [(int(code), name.upper()) for code, name, _ in table("Exit codes")] == [(e.value, e.name) for e in Exit]
 
 
+def leaves(told):
+    """Names of all that is inside the values of a JSON object; of lists, that of the first element."""
+    for value in told:
+        inner = value[:1] if isinstance(value, list) else [value]
+        for each in (x for x in inner if isinstance(x, dict)):
+            yield from each
+            yield from leaves(each.values())
+
+
+def assert_documented(told, part, own=(), skip=()):
+    """A part of the section on JSON has a row for every key, and names what is in the values.
+
+    own: keys whose members are names of the model or of the data; skip: keys that are explained elsewhere.
+    """
+    rows = [(re.findall(r"`(\w+)`", key), value) for key, value in table("JSON", part)]
+    assert {k for keys, _ in rows for k in keys} == set(told)
+    inner = set(leaves(v for k, v in told.items() if k not in {*own, *skip}))
+    assert inner <= {k for keys, value in rows for k in (*keys, *re.findall(r"`(\w+)`", value))}
+
+
 def test_json_keys():
     """The tables have the keys of a report and of a plan, and name what is in them."""
     fixtures = ROOT / "fixtures"
     result = onnxprune.compress(
         fixtures / "vgg_legacy.onnx", flops=0.5, data=fixtures / "digits_test.npz", allocate="global"
     )
-    told = json.loads(json.dumps(result.report.as_dict()))
-    rows = [(re.findall(r"`(\w+)`", key), value) for key, value in table("JSON")]
-    start, end = (next(i for i, (keys, _) in enumerate(rows) if key in keys) for key in ("version", "method"))
-    parts = (rows[:start], rows[start:end], rows[end:])
-    of_report, of_plan, of_recovery = ({k for keys, _ in part for k in keys} for part in parts)
-    assert of_report == {*told, "output", "run"}
-    assert of_plan == set(as_json(result.plan))
-    assert of_recovery == set(told["recovery"])
-    inner = {k for key in ("original", "coupling", "verification", "predicted") for k in (told | told["plan"])[key]}
-    inner |= {*told["layers"][0], *told["layers"][0]["macs"], *told["plan"]["frozen"][0], *told["groups"][0]}
-    repair = told["recovery"]
-    inner |= {k for key in ("data", "before", "metric") for k in repair[key]} | {*repair["layers"][0]}
-    named = {k for keys, value in rows for k in (*keys, *re.findall(r"`(\w+)`", value))}
-    assert inner <= named
+    told = json.loads(json.dumps(result.report.as_dict())) | {"output": "", "run": {}}
+    assert_documented(told, "compress and apply", skip=("settings", "seconds", "plan", "recovery"))
+    assert_documented(told["plan"], "The plan file", own=("keep", "settings"))
+    assert_documented(told["recovery"], "recovery")
+
+
+def test_json_keys_of_other_commands(tmp_path):
+    """The tables have the keys that search, sparsify, analyze, bench and --max-drop print, and name what is in them."""
+    model, data = str(ROOT / "fixtures" / "vgg_legacy.onnx"), str(ROOT / "fixtures" / "digits_test.npz")
+
+    def printed(*command):
+        line = [sys.executable, "-m", "onnxprune", *command, "--json"]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=ENV, check=True)
+        return json.loads(done.stdout)
+
+    made = ("run", "settings", "seconds")
+    quick = ("--allocate", "global", "--recover", "moments")
+    drop = printed("compress", model, "--max-drop", "20", "--data", data, "-o", "drop.onnx", *quick)
+    assert_documented(drop["max_drop"], "max_drop", skip=("final",))
+    assert_documented(printed("analyze", model, "--redundancy"), "analyze")
+    found = printed("search", model, "--flops", "0.5", "--method", "l2", "-o", "curve")
+    assert_documented(found, "search", skip=made)
+    sparse = printed("sparsify", model, "--sparsity", "0.8", "--budget", "1", "--data", data, "-o", "sparse.onnx")
+    assert_documented(sparse, "sparsify", own=("skipped",), skip=(*made, "magnitude", "evolved", "data"))
+    bench = printed("bench", model, "--profile", "--int8", "--data", data, "--seconds", "1")
+    bench["models"] = list(bench["models"].values())
+    for told in bench["models"]:
+        told["nodes"] = []
+    for row in bench["rows"]:
+        row["seconds"] = []
+    assert_documented(bench, "bench", skip=(*made, "environment"))
+    assert set(bench["environment"]) - {"python", "onnxruntime"} <= set(
+        re.findall(r"`(\w+)`", section("JSON", "bench"))
+    )
+
+
+def test_json_keys_of_finetune():
+    """The table has the keys of a fine-tuning, and names what is in them."""
+    epoch = {"epoch": 0, "loss": None, "held_loss": 1.0, "agreement": 1.0, "seconds": 0.0}
+    counts = (1, 1, 1, {}, (epoch,), 0, "", False, False, {}, 1, {"before": 0.0, "after": 0.0}, "cpu")
+    told = json.loads(json.dumps(TuneReport("", "", "", *counts).as_dict()))
+    assert_documented(told | {"output": ""}, "finetune", skip=("settings", "shares"))
 
 
 def test_json_keys_of_validate():
@@ -309,7 +363,7 @@ def test_json_keys_of_a_run():
     told = record.made(ROOT / "fixtures" / "vgg_legacy.onnx")["run"]
     rows = [(re.findall(r"`(\w+)`", r[0]), r[1]) for r in table("Reports")]
     assert {key for keys, _ in rows for key in keys} == set(told)
-    named = set(re.findall(r"`(\w+)`", README.partition("\n## Reports\n")[2].partition("\n## ")[0]))
+    named = set(re.findall(r"`(\w+)`", section("Reports")))
     timing = Timing(1.0, 1.0, 1.0, 1.0, 1.0, 1, np.ones(1)).as_dict()
     assert {*told["environment"], *timing} <= named
 
