@@ -60,6 +60,7 @@ WITH_DATA: dict[str, dict[str, Any]] = {
     "joint: obs, global": {"method": "obs", "allocate": "global"},
     DEFAULT: {},
 }
+ON_SMALL = ("joint: random, uniform", "joint: l2, uniform", "joint: obs, global")  # asked of the quick networks only
 NO_COPIES: dict[str, dict[str, Any]] = {f"{DEFAULT}, no mirrored copies": {"augment": "none"}}
 ONLY_INNER: dict[str, dict[str, Any]] = {
     f"{label}, inner channels": WITH_DATA[label] | INNER
@@ -129,10 +130,10 @@ def accuracy_rows() -> Iterator[Row]:
 
 def _grid(network: Network) -> Iterator[Row]:
     tables = [(WITH_DATA, network.images), (WITHOUT_DATA, 0)]
-    if not network.paired:
-        tables.insert(1, (ONLY_INNER, network.images))
     if network.name == RESNET20:
-        tables.insert(1, (NO_COPIES, network.images))
+        tables[1:1] = [(NO_COPIES, network.images), (ONLY_INNER, network.images)]
+    if network.name == RESNET56:
+        tables[0] = ({k: v for k, v in WITH_DATA.items() if k not in ON_SMALL}, network.images)
     for table, images in tables:
         for label, options in table.items():
             several = options.get("method") == "random" and network.name != RESNET56
