@@ -20,13 +20,20 @@ METHODS = (
 REPAIRS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares", "joint")
 ALLOCATIONS = ("uniform", "global", "threshold", "greedy", "search", "pairs", "evolve")
 PROXIES, OPTIMISERS = ("kl", "naswot", "none"), ("evolution", "annealing", "economics")
+AUGMENTS = ("auto", "flip", "none")
 
 
 def panel(title: str) -> Callable[..., Any]:
-    """What makes the options under one heading of the help: (metavar, help, names) -> option."""
+    """What makes the options under one heading of the help: (metavar, help, names) -> option; values: what a shell
+    completes.
+    """
 
-    def made(metavar: str | None, text: str, *names: str) -> Any:
-        return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=title)
+    def made(metavar: str | None, text: str, *names: str, values: tuple[str, ...] = ()) -> Any:
+        def matching(incomplete: str) -> list[str]:
+            return [v for v in values if v.startswith(incomplete)]
+
+        completed = matching if values else None
+        return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=title, autocompletion=completed)
 
     return made
 
@@ -57,7 +64,9 @@ Latency = Annotated[float | None, _choice("F", "Keep this fraction of the latenc
 Threads = Annotated[int | None, _choice("N", "Threads of one operator when --latency is measured (1).", "--threads")]
 Method = Annotated[
     str | None,
-    _choice("NAME", f"What goes first: {', '.join(METHODS)}. Default: obs with --data, else group_norm."),
+    _choice(
+        "NAME", f"What goes first: {', '.join(METHODS)}. Default: obs with --data, else group_norm.", values=METHODS
+    ),
 ]
 Allocate = Annotated[
     str | None,
@@ -65,14 +74,19 @@ Allocate = Annotated[
         "NAME",
         f"How groups share the cut: {', '.join(ALLOCATIONS)}. Some methods have one of their own. "
         "Default: greedy with --data, else global.",
+        values=ALLOCATIONS,
     ),
 ]
 MaxRate = Annotated[
     list[str] | None,
     _choice("[PATTERN=]P", "At most this share of a layer's filters leaves; also per node or parameter."),
 ]
-Proxy = Annotated[str | None, _choice("NAME", f"What pairs of thresholds are ranked by: {', '.join(PROXIES)}.")]
-Optimiser = Annotated[str | None, _choice("NAME", f"What chooses among small filters: {', '.join(OPTIMISERS)}.")]
+Proxy = Annotated[
+    str | None, _choice("NAME", f"What pairs of thresholds are ranked by: {', '.join(PROXIES)}.", values=PROXIES)
+]
+Optimiser = Annotated[
+    str | None, _choice("NAME", f"What chooses among small filters: {', '.join(OPTIMISERS)}.", values=OPTIMISERS)
+]
 Candidates = Annotated[int | None, _choice("N", "Candidates that the optimiser tries per group (60).", "--budget")]
 MinKeep = Annotated[float, _choice("F", "Least fraction of every group that stays.")]
 Align = Annotated[str, _choice("N", "Widths stay multiples of N; auto: of 8, or of 4 where narrow; 1: any.")]
@@ -95,10 +109,12 @@ Measured = Annotated[
 Preprocess = Annotated[
     str | None, _given("HOW", "How raw images become inputs: imagenet, cifar10, unit, ... or size=224,scale=1/255,...")
 ]
-Recover = Annotated[str, _given("NAME", f"Repair after the cut, without training: {', '.join(REPAIRS)}.")]
+Recover = Annotated[
+    str, _given("NAME", f"Repair after the cut, without training: {', '.join(REPAIRS)}.", values=REPAIRS)
+]
 IntoInt8 = Annotated[bool, _given(None, "Then quantize on --data, where this processor gains by it.", "--int8")]
 CalibrationSize = Annotated[int, _given("N", "How many calibration inputs are used.")]
-Augment = Annotated[str, _given("HOW", "Mirrored copies of images for the fits: auto, flip, none.")]
+Augment = Annotated[str, _given("HOW", "Mirrored copies of images for the fits: auto, flip, none.", values=AUGMENTS)]
 InputRange = Annotated[
     str | None,
     _given("LOW,HIGH", "Without --data: range of the inputs that are made up, e.g. 0,1."),

@@ -131,3 +131,19 @@ def test_reports_a_bug(folder):
         assert "this is a bug in onnxprune" in done.stderr.splitlines()[-1]
         assert done.stderr.count("\n") >= lines
         assert ("Traceback" in done.stderr) == bool(env)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("fine", ["finetune"]),
+        ("compress m.onnx --method ge", ["geometric_median"]),
+        ("compress m.onnx --recover l", ["least-squares"]),
+        ("search m.onnx --metho", ["--method"]),
+    ],
+)
+def test_a_shell_completes(typed, offered):
+    """bash is offered commands, options, and the names that options take."""
+    asked = {"_ONNXPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": f"onnxprune {typed}"}
+    done = process(**asked, COMP_CWORD=str(len(typed.split())))
+    assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", offered)
