@@ -37,7 +37,7 @@ LABELS = {"labels": True, "alpha": 0.9}
 Spec = dict[str, Any]
 # name -> what differs from `spec`; flops None: the network itself, trained by the same recipe
 ROWS: dict[str, Spec] = {
-    "resnet56_0.2": {"model": R56, "flops": 0.2},
+    "resnet56_0.2": {"model": R56, "flops": 0.2, "lr": 2e-3},
     "resnet56_0.2_hybrid": {"model": R56, "flops": 0.2, "method": "hybrid"},
     "resnet20_0.35": {"model": R20, "flops": 0.35},
     "resnet20_0.2": {"model": R20, "flops": 0.2},

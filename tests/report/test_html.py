@@ -57,6 +57,16 @@ def read(told):
     return {name: Reader(html.page(result)) for name, result in told.items()}
 
 
+def test_every_output_is_compared(told):
+    """A model of several outputs has a row for each, the one that is ruined and the others."""
+    both = told["validate"]["agreement"]
+    ruined = {n: i | {"point": 0.25} for n, i in both.items()}
+    page = Reader(html.page(told["validate"] | {"outputs": {"fine": both, "ruined": ruined}}))
+    assert "ruined 25" in page.text
+    assert "fine" in page.text
+    assert "ruined" not in Reader(html.page(told["validate"] | {"outputs": {"ruined": ruined}})).text
+
+
 @pytest.mark.parametrize("name", SECTIONS)
 def test_sections(read, name):
     """Every page has its sections in order, and links to each of them; ids are there once."""

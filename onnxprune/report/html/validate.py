@@ -114,8 +114,26 @@ def _beside(told: Told) -> p.Section:
             )
         )
         lines.append("In brackets: 95 % confidence intervals.")
+    if len(told["outputs"]) > 1:
+        blocks.append(_outputs(told["outputs"]))
     blocks.append(p.Lines([*lines, *(f"Note: {n}" for n in told["notes"])]))
     return p.Section("result", "Original and candidate", blocks)
+
+
+def _outputs(found: Mapping[str, Told]) -> p.Table:
+    """Each output beside the original's."""
+    columns = (p.Column("output", text=True), *(p.Column(words) for words in AGREEMENT_WORDS.values()))
+    rows = [
+        [
+            p.name(output),
+            *(
+                p.number(told[n]["point"], _rate(n, told[n]["point"])) if n in told else p.Cell("-")
+                for n in AGREEMENT_WORDS
+            ),
+        ]
+        for output, told in found.items()
+    ]
+    return p.Table("outputs", columns, rows)
 
 
 def _latency(found: Told | None) -> p.Section | None:
