@@ -29,14 +29,14 @@ if TYPE_CHECKING:
         redundancy,
         sparsify,
     )
-    from onnxprune.bundle import absorb, handoff
     from onnxprune.criteria import criterion
+    from onnxprune.finetuning.bundle import absorb, handoff
+    from onnxprune.finetuning.tune import finetune
     from onnxprune.frontier import search
     from onnxprune.plan import Plan
     from onnxprune.points import Frontier
     from onnxprune.report import Report
     from onnxprune.rules import rule
-    from onnxprune.tuning import finetune
     from onnxprune.validation.result import Validation, validate
     from onnxprune.within import compress_within
 
@@ -91,12 +91,12 @@ _HOME = dict.fromkeys(_API, "api") | {
     "Analysis": "analysis",
     "Plan": "plan",
     "Report": "report",
-    "absorb": "bundle",
+    "absorb": "finetuning.bundle",
     "Frontier": "points",
     "criterion": "criteria",
     "Validation": "validation.result",
-    "finetune": "tuning",
-    "handoff": "bundle",
+    "finetune": "finetuning.tune",
+    "handoff": "finetuning.bundle",
     "rule": "rules",
     "validate": "validation.result",
 }

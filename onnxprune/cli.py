@@ -67,7 +67,7 @@ def compress(model: o.Source, given: tuning_options.Compression) -> None:
     --finetune, the result is then trained to answer as the original does.
     """
     with progress(given.quiet):
-        from onnxprune import stages
+        from onnxprune.finetuning import stages
 
         out = given.output or o.beside(model, ".pruned.onnx")
         _check_outputs(model, out, given.save_plan, given.force)

@@ -31,7 +31,7 @@ LAYERS = (
     ("ops", "reasons"),
     ("couple",),
     ("cost", "criteria", "masking"),
-    ("allocate", "cut", "plan", "trainable"),
+    ("allocate", "cut", "plan"),
     ("difference", "explanation", "recover", "resemblance", "synthesize", "verify"),
     ("calibration",),
     ("recovery",),
@@ -40,10 +40,8 @@ LAYERS = (
     ("provenance", "report", "settings"),
     ("budget", "outcome", "reach"),
     ("choose",),
-    ("api", "distill", "options"),
-    ("frontier", "student", "within"),
-    ("bundle", "tuning"),
-    ("stages", "training_script"),
+    ("api", "options"),
+    ("finetuning", "frontier", "student", "within"),  # student: what fine-tuning makes of torch
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -65,7 +63,7 @@ THROUGH_OTHERS = {"google": "onnx"}  # protobuf comes with onnx, which is made o
 WRITERS = {"dump", "save", "save_model", "savez", "savez_compressed", "symlink_to", "hardlink_to", "tofile", "touch"}
 WRITERS |= {"mkdtemp", "mkstemp", "NamedTemporaryFile", "TemporaryFile", "write_bytes", "write_text"}
 STUDENT = ROOT / "student"  # the package that needs torch; it is imported inside functions
-WITH_TORCH = ("training_script.py", "tuning.py")  # in functions
+WITH_TORCH = [ROOT / "finetuning" / name for name in ("script.py", "tune.py")]  # in functions
 MODULES = sorted(ROOT.rglob("*.py"))
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -182,7 +180,7 @@ def test_one_module_knows_the_library(package, home):
 @each_module
 def test_only_dependencies_are_imported(path):
     """Everything imported is the standard library's or a declared dependency; torch, of an extra, in one package."""
-    torch = {"torch"} if path.is_relative_to(STUDENT) or path.name in WITH_TORCH else set()
+    torch = {"torch"} if path.is_relative_to(STUDENT) or path in WITH_TORCH else set()
     declared = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     declared = declared["dependencies"] + [
         d for extra in ("images", "dask", "ray", "plot") for d in declared["optional-dependencies"][extra]

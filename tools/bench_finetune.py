@@ -24,10 +24,10 @@ import onnx
 
 import onnxprune
 from onnxprune import runtime
-from onnxprune.distill.settings import TuneOptions
+from onnxprune.finetuning.settings import TuneOptions
+from onnxprune.finetuning.trainable import with_weights
+from onnxprune.finetuning.tune import tune
 from onnxprune.plan import dumps
-from onnxprune.trainable import with_weights
-from onnxprune.tuning import tune
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cifar10"  # networks that MODELS does not hold

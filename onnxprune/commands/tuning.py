@@ -29,8 +29,8 @@ def finetune(model: o.Source, given: t.Tuning) -> None:
     """
     with progress(given.quiet):
         from onnxprune import files
-        from onnxprune.tuning import finetune as tune
-        from onnxprune.tuning import require_torch
+        from onnxprune.finetuning.tune import finetune as tune
+        from onnxprune.finetuning.tune import require_torch
 
         require_torch()
         out = given.output or o.beside(model, ".tuned.onnx")
@@ -86,7 +86,7 @@ def handoff(
 ) -> None:
     """Write a folder with all that other training code needs: models, weights by name, a map, a script, a README."""
     with progress(quiet):
-        from onnxprune import bundle
+        from onnxprune.finetuning import bundle
 
         written = bundle.handoff(model, output, teacher=teacher, plan=plan, force=force)
     if as_json:
@@ -110,7 +110,8 @@ def absorb(
     Writes MODEL.tuned.onnx unless -o names another file.
     """
     with progress(quiet):
-        from onnxprune import bundle, files
+        from onnxprune import files
+        from onnxprune.finetuning import bundle
 
         out = output or o.beside(model, ".tuned.onnx")
         files.check_output(out, model, force)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.errors import OnnxpruneError, UnsupportedError
+from onnxprune.finetuning.trainable import trainable
 from onnxprune.graph import Array, Model, Node, from_proto, is_constant, values
 from onnxprune.ops.versions import modern
 from onnxprune.runtime import input_specs
 from onnxprune.student.layers import along, fake_quantise
 from onnxprune.student.table import OPS, Function
-from onnxprune.trainable import trainable
 
 Feeds = Mapping[str, Tensor]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from onnxprune import runtime
-from onnxprune.distill import checkpoint
-from onnxprune.distill.samples import Arrays, Rows, Samples, Teacher
-from onnxprune.distill.settings import TuneOptions
 from onnxprune.errors import ModelError
+from onnxprune.finetuning import checkpoint
+from onnxprune.finetuning.samples import Arrays, Rows, Samples, Teacher
+from onnxprune.finetuning.settings import TuneOptions
 from onnxprune.student.loss import Objective
 from onnxprune.student.network import Network
 

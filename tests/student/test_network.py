@@ -11,7 +11,7 @@ from graphs import proto
 
 from onnxprune import runtime
 from onnxprune.errors import UnsupportedError
-from onnxprune.trainable import with_weights
+from onnxprune.finetuning.trainable import with_weights
 
 torch = pytest.importorskip("torch")
 from onnxprune.student import Network, op  # noqa: E402

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.distill.views import draw, seen
+from onnxprune.finetuning.views import draw, seen
 
 IMAGES = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
 

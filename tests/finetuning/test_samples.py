@@ -9,8 +9,8 @@ import pytest
 from graphs import proto
 
 from onnxprune.data import open_data
-from onnxprune.distill.samples import Room, Teacher, load
 from onnxprune.errors import DataError, UnsupportedError
+from onnxprune.finetuning.samples import Room, Teacher, load
 from onnxprune.runtime import input_specs
 
 LINEAR = "g (float[N,4] x) => (float[N,2] y) <float[4,2] w> { y = MatMul(x, w) }"

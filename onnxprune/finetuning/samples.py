@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from onnxprune import files, runtime
 from onnxprune.data import Batch, Data
-from onnxprune.distill.settings import TuneOptions
-from onnxprune.distill.views import draw, seen
 from onnxprune.errors import DataError, UnsupportedError
+from onnxprune.finetuning.settings import TuneOptions
+from onnxprune.finetuning.views import draw, seen
 from onnxprune.graph import Array
 
 Rows = NDArray[np.intp]

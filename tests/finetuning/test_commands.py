@@ -16,21 +16,11 @@ import pytest
 from commands import done, run
 
 import onnxprune
-from onnxprune import stages
+from onnxprune.finetuning import stages
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODEL, TRAIN = FIXTURES / "senet_dynamo.onnx", FIXTURES / "digits_calib.npz"
 CUT = ("--flops", "0.5", "--recover", "none", "--allocate", "global", "--method", "l2", "--align", "1")
-
-
-@pytest.fixture
-def torch():
-    """Torch, with one thread."""
-    module = pytest.importorskip("torch")
-    before = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(before)
 
 
 @pytest.fixture

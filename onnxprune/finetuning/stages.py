@@ -45,7 +45,7 @@ def staged(
     if steps > 1 and options.get("latency") is not None:
         raise UsageError("--latency is found by measuring whole cuts: leave out --steps")
     if tuning is not None:
-        from onnxprune.tuning import require_torch
+        from onnxprune.finetuning.tune import require_torch
 
         require_torch()
     results, reports = list[Result](), list["TuneReport"]()
@@ -55,7 +55,7 @@ def staged(
             _LOG.info("step %d of %d", step, steps)
         result = api.compress(current, **_share(options, results, step / steps))
         if tuning is not None:
-            from onnxprune.tuning import finetune
+            from onnxprune.finetuning.tune import finetune
 
             tuned = finetune(result.model, teacher=model, **tuning)
             reports.append(tuned.report)

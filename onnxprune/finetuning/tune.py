@@ -15,15 +15,15 @@ import onnx
 
 from onnxprune import files, runtime
 from onnxprune.data import open_data
-from onnxprune.distill.features import pre_classifier, scores_tensor
-from onnxprune.distill.samples import Arrays, Room, Samples, Teacher, load
-from onnxprune.distill.settings import Source, TuneOptions
 from onnxprune.errors import ModelError, UsageError, VerificationError
+from onnxprune.finetuning.features import pre_classifier, scores_tensor
+from onnxprune.finetuning.samples import Arrays, Room, Samples, Teacher, load
+from onnxprune.finetuning.settings import Source, TuneOptions
+from onnxprune.finetuning.trainable import with_weights
 from onnxprune.graph import Array
 from onnxprune.report.tuning import TuneReport
 from onnxprune.runtime import InputSpec, input_specs, random_inputs
 from onnxprune.signature import taking
-from onnxprune.trainable import with_weights
 
 if TYPE_CHECKING:
     from onnxprune.student.loss import Objective

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxprune.distill import safetensors
 from onnxprune.errors import ModelError
+from onnxprune.finetuning import safetensors
 
 ARRAYS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

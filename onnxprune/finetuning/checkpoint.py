@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import files
-from onnxprune.distill import safetensors
 from onnxprune.errors import ModelError
+from onnxprune.finetuning import safetensors
 from onnxprune.graph import Array
 
 _STATE = "onnxprune_training"

@@ -85,7 +85,7 @@ def main() -> None:
     given = parser.parse_args()
     with np.load(given.data) as held:
         student = train(dict(held), given.epochs, given.batch, given.lr)
-    from onnxprune.bundle import write_weights
+    from onnxprune.finetuning.bundle import write_weights
 
     write_weights(HERE / "weights.safetensors", student.arrays())
     sys.stdout.write("wrote weights.safetensors\n")

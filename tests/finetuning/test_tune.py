@@ -13,23 +13,13 @@ import pytest
 from graphs import proto
 
 import onnxprune
-from onnxprune import tuning
-from onnxprune.distill.settings import TuneOptions
 from onnxprune.errors import DataError, FileError, ModelError, UsageError, VerificationError
+from onnxprune.finetuning import tune as tuning
+from onnxprune.finetuning.settings import TuneOptions
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 TEACHER, TRAIN = FIXTURES / "senet_dynamo.onnx", FIXTURES / "digits_calib.npz"
 TEST = np.load(FIXTURES / "digits_test.npz")
-
-
-@pytest.fixture(scope="module")
-def torch():
-    """Torch, with one thread: these networks are tiny."""
-    module = pytest.importorskip("torch")
-    before = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from commands import done, run
 from graphs import proto
 
 import onnxprune
-from onnxprune.bundle import write_weights
-from onnxprune.distill import safetensors
 from onnxprune.errors import FileError, ModelError
+from onnxprune.finetuning import safetensors
+from onnxprune.finetuning.bundle import write_weights
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "fixtures"
 TEACHER, TRAIN = FIXTURES / "resnet_bn_dynamo.onnx", FIXTURES / "digits_calib.npz"
 FILES = {"weights.safetensors", "map.json", "train.py", "README.md", "pruned.onnx", "teacher.onnx", "plan.json"}

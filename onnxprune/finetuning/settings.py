@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 import onnx
 
-from onnxprune.distill.views import Augment
 from onnxprune.errors import UsageError
+from onnxprune.finetuning.views import Augment
 from onnxprune.plan import Plan
 
 Source = str | Path | onnx.ModelProto

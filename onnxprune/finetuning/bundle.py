@@ -13,18 +13,18 @@ import numpy as np
 import onnx
 
 from onnxprune import files, runtime
-from onnxprune.distill import safetensors
-from onnxprune.distill.page import readme
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.finetuning import safetensors
+from onnxprune.finetuning.page import readme
+from onnxprune.finetuning.trainable import trainable, with_weights
 from onnxprune.graph import FLOATS, Array, from_proto, values
 from onnxprune.plan import Plan, dumps, loads
 from onnxprune.stored import serialised
-from onnxprune.trainable import trainable, with_weights
 
 Source = str | Path | onnx.ModelProto
 VERSION = 1
 MAP, WEIGHTS = "map.json", "weights.safetensors"
-SCRIPT = Path(__file__).with_name("training_script.py")
+SCRIPT = Path(__file__).with_name("script.py")
 _SHOWN = 10  # problems that one error lists
 _KEY = "onnxprune_model"
 
