@@ -15,6 +15,7 @@ from onnxprune import __version__
 from onnxprune import options as o
 from onnxprune.commands import measuring, record, reporting, sparsify, tuning, tuning_options, validating
 from onnxprune.commands import search as searches
+from onnxprune.commands.writing import place
 from onnxprune.errors import Exit, TargetError, UsageError
 from onnxprune.signature import taking
 from onnxprune.terminal import boundary, progress, show, show_json, write
@@ -69,8 +70,8 @@ def compress(model: o.Source, given: tuning_options.Compression) -> None:
     with progress(given.quiet):
         from onnxprune.finetuning import stages
 
-        out = given.output or o.beside(model, ".pruned.onnx")
-        _check_outputs(model, out, given.save_plan, given.force)
+        out = place(model, given.output, ".pruned.onnx", given.force)
+        _check_plan(model, out, given.save_plan, given.force)
         if given.metric is not None and given.max_drop is None:
             raise UsageError("--metric belongs to --max-drop, which is not given")
         record.check_page(given.report, (model,), given.data, beside={"-o": out, "--save-plan": given.save_plan})
@@ -141,11 +142,9 @@ def apply(
     Only the cut, unless --recover names a repair.
     """
     with progress(given.quiet):
-        from onnxprune import api, files
+        from onnxprune import api
 
-        out = given.output or o.beside(model, ".pruned.onnx")
-        files.check_output(out, plan_file, given.force)
-        _check_outputs(model, out, None, given.force)
+        out = place(model, given.output, ".pruned.onnx", given.force, plan_file)
         decided = api.read_plan(plan_file)
         result = api.apply_plan(model, decided, recover=given.recover, **given.inputs())
         _write(result, model, out, force=given.force, stamp=given.stamp)
@@ -215,8 +214,7 @@ def clean(
         from onnxprune import api, files
         from onnxprune.report import text
 
-        out = output or o.beside(model, ".clean.onnx")
-        files.check_output(out, model, force)
+        out = place(model, output, ".clean.onnx", force)
         cleaned, notes = api.cleaned(model)
         files.write_model(cleaned, out, source=model, force=force)
     if as_json:
@@ -257,11 +255,10 @@ for _command in (
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _check_outputs(model: Path, out: Path, plan_out: Path | None, force: bool) -> None:
-    """All that can be known to be wrong with the outputs, before any work is done."""
+def _check_plan(model: Path, out: Path, plan_out: Path | None, force: bool) -> None:
+    """All that can be known to be wrong with the file of the plan, before any work is done."""
     from onnxprune import files
 
-    files.check_output(out, model, force)
     if plan_out is not None:
         files.check_output(plan_out, model, force)
         if os.path.realpath(out) == os.path.realpath(plan_out):

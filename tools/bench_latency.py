@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import bench_recovery as bench
@@ -123,34 +120,11 @@ def task_of(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     return row.as_dict() | {"model": str(path), "seconds": args.seconds}
 
 
-def measure(todo: Iterable[Row], args: argparse.Namespace) -> None:
-    """Run rows and append them to the journal."""
-    JOURNAL.parent.mkdir(exist_ok=True)
-    for row in todo:
-        start, load = time.perf_counter(), os.getloadavg()[0]
-        result = bench.launch([sys.executable, __file__, "--row", json.dumps(task_of(row, args))], 1)
-        line = row.as_dict() | {"wall": time.perf_counter() - start, "load": load, "result": result}
-        with JOURNAL.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(bench.rounded(line | bench.provenance(1))) + "\n")
-        shown = f"latency {result['ratio']['point']:.3f}" if "ratio" in result else result.get("failed", "done")
-        print(f"{row.key}: {line['wall']:.1f} s, {shown}", flush=True)
-
-
 def arguments() -> argparse.Namespace:
-    """The command line; ZOO is called `data` so that `bench_recovery.chosen` can read it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("models", metavar="MODELS", type=Path, nargs="?")
-    parser.add_argument("data", metavar="ZOO", type=Path, nargs="?")
+    """The command line."""
+    parser = bench.parser_of(__doc__, "ZOO")
     parser.add_argument("--seconds", type=float, default=60.0, help="time cap of each measurement")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="of the rows' names; '' only writes the table")
-    parser.add_argument("--again", action="store_true", help="run what the journal holds, too")
-    parser.add_argument("--failed", action="store_true", help="run again what failed")
-    parser.add_argument("--list", action="store_true", help="name the rows that are left, and do not run them")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if not args.row and not args.data:
-        parser.error("MODELS and ZOO are needed")
-    return args
+    return bench.parsed(parser)
 
 
 def main() -> int:
@@ -164,7 +138,11 @@ def main() -> int:
     if args.list:
         print("\n".join(r.key for r in todo))
         return 0
-    measure(todo, args)
+
+    def run(row: Row) -> dict[str, Any]:
+        return bench.launch([sys.executable, __file__, "--row", json.dumps(task_of(row, args))], 1)
+
+    bench.measure(todo, run, 1, JOURNAL)
     write(bench.journal(JOURNAL), TABLE)
     return 0
 

@@ -45,7 +45,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         runner = bench.Runner(args.models, args.data, FIXTURES, None, args.threads, Path(scratch), NETWORKS)
-        bench.measure(todo, runner, JOURNAL)
+        bench.measure(todo, runner.run, args.threads, JOURNAL)
     write(bench.journal(JOURNAL))
     return 0
 

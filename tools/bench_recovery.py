@@ -23,12 +23,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from recovery_grid import NETWORKS, Network, Row, accuracy_rows, speed_rows
 from recovery_table import write
@@ -38,6 +38,7 @@ JOURNAL, TABLE = TOOLS / "results" / "recovery.jsonl", TOOLS / "results" / "reco
 PEER = TOOLS / "peers" / "torch_pruning_recovery.py"
 LIMIT = 3600  # seconds per row
 BATCH = 500  # of the test set
+R = TypeVar("R")  # a row of any grid: it has `key`, `kind` and `as_dict`
 PACKAGES = ("numpy", "onnx", "onnxruntime", "scipy")  # whose versions a row records
 
 # ---- in the child ----------------------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def journal(path: Path) -> dict[str, dict[str, Any]]:
     return {r["key"]: r for r in found}
 
 
-def chosen(rows: Iterable[Row], args: argparse.Namespace, path: Path) -> list[Row]:
+def chosen(rows: Iterable[R], args: argparse.Namespace, path: Path) -> list[R]:
     """The rows to run: those named that the journal does not hold, or not with a result."""
     held = {} if args.again else journal(path)
     done = {key for key, line in held.items() if not (args.failed and "failed" in line["result"])}
@@ -277,21 +278,23 @@ def chosen(rows: Iterable[Row], args: argparse.Namespace, path: Path) -> list[Ro
     return list({r.key: r for r in wanted if r.key not in done}.values())
 
 
-def measure(rows: Iterable[Row], runner: Runner, path: Path) -> None:
+def measure(rows: Iterable[R], run: Callable[[R], dict[str, Any]], threads: int, path: Path) -> None:
     """Run rows and append them to the journal."""
     path.parent.mkdir(exist_ok=True)
     for row in rows:
-        start = time.perf_counter()
-        result = runner.run(row)
-        line = row.as_dict() | {"wall": time.perf_counter() - start, "result": result} | provenance(runner.threads)
+        start, load = time.perf_counter(), os.getloadavg()[0]
+        result = run(row)
+        line = row.as_dict() | {"wall": time.perf_counter() - start, "load": load, "result": result}
         with path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(rounded(line)) + "\n")
-        shown = (
-            f", {100 * result['correct'] / result['n']:.2f} %"
-            if "correct" in result
-            else ", " + result.get("failed", "done")
-        )
-        print(f"{row.key}: {line['wall']:.1f} s{shown}", flush=True)
+            out.write(json.dumps(rounded(line | provenance(threads))) + "\n")
+        print(f"{row.key}: {line['wall']:.1f} s, {shown(result)}", flush=True)
+
+
+def shown(result: dict[str, Any]) -> str:
+    """A result in a word."""
+    if "correct" in result:
+        return f"{100 * result['correct'] / result['n']:.2f} %"
+    return f"latency {result['ratio']['point']:.3f}" if "ratio" in result else result.get("failed", "done")
 
 
 def rounded(value: Any) -> Any:
@@ -309,25 +312,36 @@ def restrict(threads: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
+def parser_of(page: str | None, second: str = "DATA") -> argparse.ArgumentParser:
+    """The arguments of every benchmark with rows and a journal; second: what its second folder is called."""
+    parser = argparse.ArgumentParser(description=(page or "").splitlines()[0])
+    parser.add_argument("models", metavar="MODELS", type=Path, nargs="?")
+    parser.add_argument("data", metavar=second, type=Path, nargs="?")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="of the rows' names; '' only writes the table")
+    parser.add_argument("--again", action="store_true", help="run what the journal holds, too")
+    parser.add_argument("--failed", action="store_true", help="run again what failed")
+    parser.add_argument("--list", action="store_true", help="name the rows that are left, and do not run them")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; both folders must be there unless this is a child."""
+    args = parser.parse_args()
+    if not args.row and not args.data:
+        parser.error("both folders are needed")
+    return args
+
+
 def arguments(page: str | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(page or "").splitlines()[0])
-    parser.add_argument("models", type=Path, nargs="?")
-    parser.add_argument("data", type=Path, nargs="?")
+    parser = parser_of(page)
     parser.add_argument("--speed", action="store_true", help="seconds and memory instead of accuracy")
     parser.add_argument("--zoo", type=Path, help="with --speed: also resnet18, resnet50 and resnet101 of this folder")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer", metavar="PYTHON", help="also the rows of Torch-Pruning")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="of the rows' names; '' only writes the table")
-    parser.add_argument("--again", action="store_true", help="run what the journal holds, too")
-    parser.add_argument("--failed", action="store_true", help="run again what failed")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--list", action="store_true", help="name the rows that are left, and do not run them")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if not args.row and not args.data:
-        parser.error("MODELS and DATA are needed")
-    return args
+    return parsed(parser)
 
 
 def main() -> int:
@@ -345,7 +359,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         runner = Runner(args.models, args.data, args.zoo, args.peer, args.threads, Path(scratch))
-        measure(rows, runner, JOURNAL)
+        measure(rows, runner.run, args.threads, JOURNAL)
     write(journal(JOURNAL), TABLE)
     return 0
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune import options as o
+from onnxprune.commands.writing import place
 from onnxprune.errors import DataError
 from onnxprune.terminal import show_json, write
 
@@ -27,8 +28,7 @@ def report(
     from onnxprune import files
     from onnxprune.report import html
 
-    out = output or o.beside(run, ".html")
-    files.check_output(out, run, force)
+    out = place(run, output, ".html", force)
     told = _read(run)
     files.write_text(out, html.page(told), source=run, force=force)
     if as_json:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from onnxprune import options as o
+from onnxprune.commands.writing import place
 from onnxprune.signature import taking
 from onnxprune.terminal import progress, show, show_json
 
@@ -53,8 +54,7 @@ def sparsify(model: o.Source, given: Zeroing) -> None:
         from onnxprune import api, files
         from onnxprune.report import sparsity
 
-        out = given.output or o.beside(model, ".sparse.onnx")
-        files.check_output(out, model, given.force)
+        out = place(model, given.output, ".sparse.onnx", given.force)
         result = api.sparsify(model, **given.arguments())
         files.write_model(result.model, out, source=model, force=given.force)
     if given.as_json:

@@ -10,6 +10,7 @@ import typer
 
 from onnxprune import options as o
 from onnxprune.commands import tuning_options as t
+from onnxprune.commands.writing import place
 from onnxprune.errors import Exit, TargetError, UsageError
 from onnxprune.signature import taking
 from onnxprune.terminal import progress, show, show_json
@@ -33,9 +34,8 @@ def finetune(model: o.Source, given: t.Tuning) -> None:
         from onnxprune.finetuning.tune import require_torch
 
         require_torch()
-        out = given.output or o.beside(model, ".tuned.onnx")
         replace = given.force or given.resume  # what the interrupted run wrote
-        files.check_output(out, model, replace)
+        out = place(model, given.output, ".tuned.onnx", replace)
         checkpoint = out.with_name(f"{out.name}.checkpoint")
         if given.resume and not checkpoint.exists():
             raise UsageError(f"--resume: there is no checkpoint '{checkpoint}'; leave out --resume to start anew")
@@ -113,8 +113,7 @@ def absorb(
         from onnxprune import files
         from onnxprune.finetuning import bundle
 
-        out = output or o.beside(model, ".tuned.onnx")
-        files.check_output(out, model, force)
+        out = place(model, output, ".tuned.onnx", force)
         taken = bundle.absorb(model, weights)
         files.write_model(taken.model, out, source=model, force=force)
     if as_json:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+import onnxprune
+
+TEACHER = Path(__file__).parents[2] / "fixtures" / "senet_dynamo.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -13,3 +19,9 @@ def torch():
     module.set_num_threads(1)
     yield module
     module.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cut():
+    """A network cut to a fifth and not repaired."""
+    return onnxprune.compress(TEACHER, flops=0.2, recover="none", align=1).model

@@ -24,9 +24,9 @@ CUT = ("--flops", "0.5", "--recover", "none", "--allocate", "global", "--method"
 
 
 @pytest.fixture
-def small(tmp_path):
+def small(cut, tmp_path):
     """A file with a cut network."""
-    onnx.save(onnxprune.compress(MODEL, flops=0.2, recover="none", align=1).model, tmp_path / "small.onnx")
+    onnx.save(cut, tmp_path / "small.onnx")
     return tmp_path / "small.onnx"
 
 

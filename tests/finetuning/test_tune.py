@@ -23,12 +23,6 @@ TEST = np.load(FIXTURES / "digits_test.npz")
 
 
 @pytest.fixture(scope="module")
-def cut():
-    """A network cut to a fifth and not repaired."""
-    return onnxprune.compress(TEACHER, flops=0.2, recover="none", align=1).model
-
-
-@pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """Images with labels: half of those that are not for testing what is trained on them."""
     path = tmp_path_factory.mktemp("data") / "train.npz"

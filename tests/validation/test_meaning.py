@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from validation.models import inputs, labels, linear, two
+from validation.models import inputs, linear, two
 
 import onnxprune
 from onnxprune.errors import DataError
 
 validate = onnxprune.validate
-
-
-@pytest.fixture(scope="module")
-def pair():
-    """A model, a worse one, inputs, and labels."""
-    good = linear()
-    x = inputs()
-    return good, linear(noise=0.5), x, labels(good, x)
 
 
 @pytest.mark.parametrize("name", ["top4", "top5"])

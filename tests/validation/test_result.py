@@ -21,14 +21,6 @@ TEST = FIXTURES / "digits_test.npz"
 validate = onnxprune.validate
 
 
-@pytest.fixture(scope="module")
-def pair():
-    """A model, a worse one, inputs, and labels."""
-    good = linear()
-    x = inputs()
-    return good, linear(noise=0.5), x, labels(good, x)
-
-
 def predicted(model, x):
     return x @ numpy_helper.to_array(model.graph.initializer[0])
 
