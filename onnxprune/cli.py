@@ -70,10 +70,9 @@ def compress(model: o.Source, given: tuning_options.Compression) -> None:
     with progress(given.quiet):
         from onnxprune.finetuning import stages
 
+        given.check()
         out = place(model, given.output, ".pruned.onnx", given.force)
         _check_plan(model, out, given.save_plan, given.force)
-        if given.metric is not None and given.max_drop is None:
-            raise UsageError("--metric belongs to --max-drop, which is not given")
         record.check_page(given.report, (model,), given.data, beside={"-o": out, "--save-plan": given.save_plan})
         if given.max_drop is not None:
             _compress_within(model, out, given)

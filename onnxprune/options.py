@@ -134,6 +134,7 @@ Provider = Annotated[str, _measure("NAME", "Execution provider of onnxruntime.")
 Precision = Annotated[str, _measure("P%", "Width of the speed-up's interval at which a measurement ends.")]
 Seconds = Annotated[str, _measure("TIME", "Time cap of each measurement, e.g. 20s, 1m.")]
 Profile = Annotated[bool, _measure(None, "Also time every layer, under its name in the original.", "--profile")]
+ForInt8 = Annotated[int | None, _measure("N", "How many inputs --int8 is calibrated on (512).", "--calibration-size")]
 WithInt8 = Annotated[bool, _measure(None, "Also every model in int8, calibrated on --data; and accuracy.", "--int8")]
 PeakMemory = Annotated[bool, _measure(None, "Also measure peak memory.", "--memory/--no-memory")]
 
@@ -269,7 +270,7 @@ class Measuring:
     int8: WithInt8 = False
     data: Measured = None
     preprocess: Preprocess = None
-    calibration_size: CalibrationSize = 512
+    calibration_size: ForInt8 = None
     input_shape: InputShape = None
     seed: Seed = 0
     report: ReportPage = None

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune import options as o
+from onnxprune.errors import UsageError
 
 # Named here, as in `options`: --help loads nothing.
 AUGMENTS = ("auto", "both", "flip", "shift", "none")
@@ -45,6 +46,8 @@ Steps = Annotated[int, _training("N", "Reach the target in N cuts, each repaired
 FineTune = Annotated[
     str | None, _training("SOURCE", "Then fine-tune on these inputs; calibrates, too, without --data.")
 ]
+TuneEpochs = Annotated[int | None, _training("N", "Passes of --finetune over its data (3).", "--epochs")]
+TuneLabels = Annotated[bool, _training(None, "Use the labels of the data of --finetune, too.", "--labels")]
 TunePreprocess = Annotated[
     str | None, _training("HOW", "How the images of --finetune become inputs. Default: as --preprocess.")
 ]
@@ -89,8 +92,22 @@ class Compression(o.Compression):
     steps: Steps = 1
     finetune: FineTune = None
     finetune_preprocess: TunePreprocess = None
-    epochs: Epochs = 3
-    labels: Labels = False
+    epochs: TuneEpochs = None
+    labels: TuneLabels = False
+
+    def check(self) -> None:
+        """Raise UsageError for what only matters to an option that is not given."""
+        given = {
+            "--epochs": self.epochs is not None,
+            "--labels": self.labels,
+            "--finetune-preprocess": self.finetune_preprocess is not None,
+        }
+        wrong = [option for option, there in given.items() if there and self.finetune is None]
+        problems = [f"{option} belongs to --finetune, which is not given" for option in wrong]
+        if self.metric is not None and self.max_drop is None:
+            problems.append("--metric belongs to --max-drop, which is not given")
+        if problems:
+            raise UsageError("; ".join(problems))
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.compress`; --finetune stands in for --data."""
@@ -104,4 +121,5 @@ class Compression(o.Compression):
         if self.finetune is None:
             return None
         given = {"preprocess": self.finetune_preprocess or self.preprocess, "memory": o.size(self.memory)}
-        return given | {"data": self.finetune, "epochs": self.epochs, "labels": self.labels, "seed": self.seed}
+        given |= {} if self.epochs is None else {"epochs": self.epochs}
+        return given | {"data": self.finetune, "labels": self.labels, "seed": self.seed}

@@ -27,6 +27,7 @@ from onnxprune.validation.profile import NodeTime, ran_on
 from onnxprune.validation.profile import profile as profiled
 from onnxprune.validation.result import Validation, validate
 
+CALIBRATION_SIZE = 512  # inputs that int8 is calibrated on
 _CALIBRATION_BATCH = 16
 _LOG = logging.getLogger("onnxprune")
 
@@ -135,7 +136,7 @@ def benchmark(
     int8: bool = False,
     data: Any = None,
     preprocess: str | None = None,
-    calibration_size: int = 512,
+    calibration_size: int | None = None,
     input_shapes: Shapes | None = None,
     seed: int = 0,
 ) -> Benchmark:
@@ -144,15 +145,19 @@ def benchmark(
     models: paths or protos (not changed). threads: of one operator. batch: first dimension of the inputs where it is
     symbolic. provider: an execution provider of onnxruntime. precision: width of the speed-up's interval, relative to
     it, at which a measurement ends; seconds: time cap of each. profile: also time every node. memory: also measure peak
-    memory. int8: also quantize every model, calibrated on `calibration_size` inputs of the data, and compare outputs
-    (accuracy where there are labels) with the first model's. data, preprocess: inputs as `compress` takes them (random
-    unless given); input_shapes: sizes that the models leave open. Raises UsageError, ModelError for a model that fails,
-    DataError for data that do not fit.
+    memory. int8: also quantize every model, calibrated on `calibration_size` (512) inputs of the data, and compare
+    outputs (accuracy where there are labels) with the first model's. data, preprocess: inputs as `compress` takes them
+    (random unless given); input_shapes: sizes that the models leave open. Raises UsageError, ModelError for a model
+    that fails, DataError for data that do not fit.
     """
     sources = [models] if isinstance(models, str | Path | ModelProto) else list(models)
     counts = [threads] if isinstance(threads, int) else list(threads)
     batches = [batch] if isinstance(batch, int) or batch is None else list(batch)
-    given = Given(data, preprocess, calibration_size, input_shapes, seed)
+    if calibration_size is not None and not int8:
+        raise UsageError("--calibration-size belongs to --int8, which is not given")
+    given = Given(
+        data, preprocess, CALIBRATION_SIZE if calibration_size is None else calibration_size, input_shapes, seed
+    )
     _check(sources, counts, batches, How(min(counts, default=1), provider, precision, seconds, seed), given)
     protos = dict(zip(names(sources), map(loaded, sources), strict=True))
     return measured(
@@ -166,7 +171,7 @@ class Given:
 
     data: Any = None
     preprocess: str | None = None
-    calibration_size: int = 512
+    calibration_size: int = CALIBRATION_SIZE
     shapes: Shapes | None = None
     seed: int = 0
 

@@ -97,6 +97,16 @@ def test_compress_and_finetune(torch, tmp_path):
     assert (tmp_path / "s.onnx").read_bytes() == (tmp_path / "t.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("given", [("--epochs", 3), ("--labels",), ("--finetune-preprocess", "unit")])
+@pytest.mark.parametrize("target", ["--flops", "--max-drop"])
+def test_options_of_training_without_it(tmp_path, target, given):
+    """What would only matter to --finetune is a usage error without it, even where it is the default's value."""
+    refused = run("compress", MODEL, target, 0.5, *given, "-o", tmp_path / "n.onnx")
+    assert refused.exit_code == 2
+    assert f"{given[0]} belongs to --finetune, which is not given" in " ".join(refused.output.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_steps(tmp_path):
     """A cut in three steps meets the target, has one plan of the original, and that replays to the same widths."""
     told = json.loads(

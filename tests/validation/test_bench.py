@@ -39,6 +39,13 @@ def test_options_without_data():
     assert run("bench", MODEL, "--preprocess", "imagenet", *FAST).exit_code == 2
 
 
+def test_calibration_without_int8():
+    """Only int8 is calibrated: how many inputs that takes is a usage error without it, before any work."""
+    with pytest.raises(UsageError, match="--calibration-size belongs to --int8, which is not given"):
+        benchmark("nowhere.onnx", calibration_size=512)
+    assert run("bench", MODEL, "--calibration-size", 512, *FAST).exit_code == 2
+
+
 def test_models_beside_each_other():
     """Every model has a row; the first is the baseline, and the others have a speed-up over it."""
     found = benchmark([MODEL, OTHER], profile=True, **QUICK)
