@@ -174,6 +174,27 @@ def test_repairs_from_the_weights_alone(method):
     assert changed or method == "absorb"  # batch normalisation is folded, and with it goes what absorption would need
 
 
+@pytest.mark.parametrize("value", [0.0, 0.3])
+@pytest.mark.parametrize("method", ["moments", "least-squares", "joint"])
+def test_constant_inputs(method, value):
+    """Where what is wanted does not vary there is no relative error: none is told, and of the layer only the bias, which
+    has the mean, may change.
+    """
+    images = np.full((64, 1, 8, 8), value, np.float32)
+    given = {"flops": 0.5, "allocate": "global", "method": "l2", "data": {"input": images}, "calibration_size": 64}
+    done, cut = (onnxprune.compress(MODEL, recover=how, **given) for how in (method, "none"))
+    told = done.report.recovery.layers
+    assert any(x.before is None for x in told)
+    for x in told:
+        together = x.method == "joint" and x.after is None  # told for the last layer of its window
+        assert (x.before is None) == ("does not vary" in x.reason) == (x.after is None and not together), x
+        assert max(x.before or 0, x.after or 0) < 10, x
+    old, new = ({t.name: t for t in m.model.graph.initializer} for m in (cut, done))
+    nodes = {n.name: n for n in done.model.graph.node}
+    still = [nodes[x.node].input[1] for x in told if x.before is None]
+    assert all(numpy_helper.to_array(old[w]).tobytes() == numpy_helper.to_array(new[w]).tobytes() for w in still)
+
+
 def test_nothing_removed_is_nothing_repaired():
     """A kept fraction of 1 is the cleaned original to the byte."""
     result = repaired(flops=1.0)

@@ -21,6 +21,7 @@ from onnxprune.parallel import each
 
 Reals = NDArray[np.float64]
 RIDGE = 1e-3  # share of the mean diagonal of the Gram matrix; flat from 1e-5 to 1e-2
+CONSTANT = 1e-6  # a variance below this share of the squares is rounding, which is float32's 6e-8 for each of them
 _WORK = 2e11  # multiply-adds that the iteration may cost per layer
 _ROUNDS = 6
 _TOGETHER = 1 << 23  # elements of the systems of columns with masks that are solved at once
@@ -37,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """weight [groups, d, out/group], bias [out]; errors on held-out samples, as shares of the variance wanted."""
+    """weight [groups, d, out/group], bias [out]; errors on held-out samples as `Sums.share`."""
 
     weight: Reals
     bias: Reals
@@ -53,12 +54,22 @@ def predict(sample: Sample, weight: Reals, bias: Reals) -> Array:
 
 
 def error(samples: Sequence[Sample], weight: Reals, bias: Reals, low: float, high: float) -> float:
-    """Squared error behind the activation, as a share of the variance wanted."""
+    """Squared error behind the activation, as `Sums.share`."""
 
     def sums(s: Sample) -> Sums:
         return Sums.of(np.clip(predict(s, weight, bias), low, high), np.clip(s.wanted, low, high))
 
     return sum(each(sums, samples), Sums()).share
+
+
+def varies(samples: Sequence[Sample], low: float = -np.inf, high: float = np.inf) -> bool:
+    """Whether what is wanted behind the activation varies at all."""
+
+    def sums(s: Sample) -> Sums:
+        wanted = np.clip(s.wanted, low, high)
+        return Sums.of(wanted, wanted)
+
+    return sum(each(sums, samples), Sums()).varies
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +95,18 @@ class Sums:
         )
 
     @property
+    def _variance(self) -> float:
+        return self.second - float(np.square(self.first).sum()) / max(self.count, 1)
+
+    @property
+    def varies(self) -> bool:
+        """Whether what is wanted varies by more than the rounding of its squares."""
+        return self._variance > CONSTANT * self.second
+
+    @property
     def share(self) -> float:
-        """The squared error as a share of the variance wanted."""
-        variance = self.second - float(np.square(self.first).sum()) / max(self.count, 1)
-        return self.wrong / max(variance, 1e-12)
+        """The squared error as a share of the variance wanted; where that is none, of the squares wanted, or itself."""
+        return self.wrong / ((self._variance if self.varies else self.second) or 1.0)
 
 
 def fit(
@@ -158,6 +177,7 @@ class _System:
         self._count = sum(s.rows.shape[1] for s in train)
         gram = sum(each(lambda s: _product(s.rows, s.rows), train)) / self._count
         self._mean = sum(each(lambda s: s.rows.sum(1, dtype=np.float64), train)) / self._count  # [g, d]
+        squares = np.einsum("gii->g", gram)
         if intercept:
             gram -= self._mean[:, :, None] * self._mean[:, None, :]
         if not np.isfinite(gram).all():
@@ -165,13 +185,13 @@ class _System:
         self._gram = gram
         diagonal = np.einsum("gii->gi", gram)
         add = ridge * diagonal.mean(1) + 1e-10
-        ridged = [h + a * np.eye(len(h)) for h, a in zip(gram, add, strict=True)]
-        self._steps: list[Callable[[Reals], Reals]]
-        if mask is None:
-            factors = [cho_factor(h, overwrite_a=True) for h in ridged]
-            self._steps = [partial(cho_solve, f) for f in factors]
-        else:
-            self._steps = [partial(masked_solve, h, m) for h, m in zip(ridged, mask, strict=True)]
+        constant = diagonal.sum(1) <= CONSTANT * squares
+        masks = [None] * len(gram) if mask is None else mask
+        self._steps = [
+            # what a group reads tells nothing of the weight if it does not vary
+            np.zeros_like if still else _solver(h + a * np.eye(len(h)), m)
+            for h, a, m, still in zip(gram, add, masks, constant, strict=True)
+        ]
 
     def solve(self, target: Callable[[Sample], Array]) -> tuple[Reals, Reals]:
         """Weight and bias for these values, [n, out] of every sample."""
@@ -197,6 +217,13 @@ class _System:
         if not self._intercept:
             return weight, self._bias
         return weight, mean - (self._mean[:, None, :] @ weight).reshape(-1)
+
+
+def _solver(gram: Reals, mask: Mask | None) -> Callable[[Reals], Reals]:
+    """What solves gram x = right."""
+    if mask is not None:
+        return partial(masked_solve, gram, mask)
+    return partial(cho_solve, cho_factor(gram, overwrite_a=True))
 
 
 def masked_solve(gram: Reals, mask: Mask, right: Reals) -> Reals:

@@ -29,6 +29,7 @@ from onnxprune.runtime import trim
 
 _LOG = logging.getLogger("onnxprune")
 _EXACT = 1e-9  # error below which there is nothing to repair
+_CONSTANT = "what is wanted does not vary on these inputs"  # only its mean is known, and no share of its variance
 _NOT_FINITE = "what it reads, or what is wanted, is not finite"
 _FEW = 2  # positions per unknown below which only the bias is fitted
 Repair = Callable[..., Fit]
@@ -36,7 +37,9 @@ Repair = Callable[..., Fit]
 
 @dataclass(frozen=True, slots=True)
 class LayerRecovery:
-    """What became of one layer: its error on held-out inputs (a share of the variance wanted), and how."""
+    """What became of one layer: its error on held-out inputs (a share of the variance wanted; None where that is none
+    or was not measured), and how.
+    """
 
     node: str
     op: str
@@ -102,9 +105,9 @@ def repair(
             progress.step()
             walk.advance(site.index)
             layer = reference.layers[site.layer.y]
-            done[site.layer.node] = repair_layer(view(site), walk, reference, layer, method, ridge)
+            done[site.layer.node] = made = repair_layer(view(site), walk, reference, layer, method, ridge)
             if site.index in planned:
-                window, usable = planned[site.index], done[site.layer.node].reason != _NOT_FINITE
+                window, usable = planned[site.index], made.reason not in (_CONSTANT, _NOT_FINITE)
                 _with_window(done, window, together.refit(window, [view(s) for s in window.sites] if usable else []))
             trim()
         walk.advance(len(program.nodes))
@@ -174,7 +177,7 @@ def repair_layer(
     count = sum(s.rows.shape[1] for s in train)
     single = layer.positions[0].sample.size == np.unique(layer.positions[0].sample).size
     unknowns = site.layer.unknowns if mask is None else int(mask.sum(1).max())
-    if name == "least-squares" and count < _FEW * unknowns:
+    if not least_squares.varies(train) or (name == "least-squares" and count < _FEW * unknowns):
         name = "bias"
     fits: Mapping[str, Repair] = {
         "least-squares": partial(
@@ -187,18 +190,20 @@ def repair_layer(
         fit = fits[name](train, held, view.weight, view.bias, intercept=view.intercept)
     except LinAlgError:
         return LayerRecovery(*told, None, None, "none", "its Gram matrix is singular")
+    varies = least_squares.varies(held, low, high)
+    before = fit.before if varies else None
     if fit.before < _EXACT or (name != "moments" and not fit.after < fit.before):
         why = "nothing to repair" if fit.before < _EXACT else "no better on held-out inputs"
-        return LayerRecovery(*told, fit.before, fit.before, "none", why)
+        return LayerRecovery(*told, before, before, "none", why if varies else _CONSTANT)
     old = view.saved()
     view.write(fit.weight, fit.bias)
     written = view.anew()
     after = least_squares.error(held, written.weight, written.bias, low, high)
     if name != "moments" and not after < fit.before:
         view.restore(old)
-        return LayerRecovery(*told, fit.before, fit.before, "none", "no better in the type that stores its weight")
+        return LayerRecovery(*told, before, before, "none", "no better in the type that stores its weight")
     why = f"{count:,} positions for {unknowns:,} unknowns" if name == "bias" else ""
-    return LayerRecovery(*told, fit.before, after, name, why)
+    return LayerRecovery(*told, before, after if varies else None, name, why if varies else _CONSTANT)
 
 
 def _with_window(done: dict[str, LayerRecovery], window: Window, found: Joint | None) -> None:

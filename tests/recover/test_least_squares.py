@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune.recover import least_squares, moments
-from onnxprune.recover.least_squares import Sample, _one_sided, _System, error, fit, predict
+from onnxprune.recover.least_squares import Sample, Sums, _one_sided, _System, error, fit, predict, varies
 
 WIDE = (-np.inf, np.inf)
 
@@ -56,6 +56,31 @@ def test_equals_lstsq(intercept, groups, added):
     np.testing.assert_allclose(found.weight, wanted[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.bias, wanted[1], rtol=1e-4, atol=1e-5)
     assert found.after < found.before
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3])
+def test_constants_have_no_variance(value):
+    """Constant values do not vary, rounding notwithstanding; the error is then a share of their squares, or itself."""
+    wanted = np.full((3000, 4), value, np.float32)
+    assert not varies([Sample(wanted[None], wanted)] * 3)
+    off = Sums.of(wanted + np.float32(0.5), wanted)
+    assert off.share == pytest.approx(0.25 / (value**2) if value else 0.25 * wanted.size, rel=1e-5)
+    wanted[::2] += 0.1
+    assert varies([Sample(wanted[None], wanted)])
+    assert not varies([Sample(wanted[None], wanted)], low=value + 1)
+    assert varies([Sample(wanted[None], wanted)], low=value)
+
+
+def test_what_does_not_vary_tells_nothing_of_the_weight():
+    """A group that reads constants keeps its weight, and its bias takes the mean; the other group is fitted."""
+    train, weight, bias = problem(groups=2)
+    for sample in train:
+        sample.rows[0] = 0.1
+    found = fit(train, train, weight, bias)
+    assert np.array_equal(found.weight[0], weight[0])
+    assert not np.allclose(found.weight[1], weight[1])
+    made = np.concatenate([predict(s, found.weight, found.bias) for s in train])
+    np.testing.assert_allclose(made.mean(0), np.concatenate([s.wanted for s in train]).mean(0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("intercept", [True, False])
