@@ -10,7 +10,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -43,6 +43,7 @@ __all__ = [
     "file_bytes",
     "file_digest",
     "is_sorted",
+    "locked",
     "read_bytes",
     "read_model",
     "read_text",
@@ -325,6 +326,34 @@ def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         with suppress(OSError):  # the error that led here matters more
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock that one process at a time can have; FileError, with `what` it is for, where another one has it.
+
+    path: its file, which goes with it. A process that dies may leave the file, but not the lock: it is SQLite's, the
+    one of the standard library that every system has and takes back by itself.
+    """
+    import sqlite3
+
+    try:
+        held = sqlite3.connect(path, timeout=0, isolation_level=None)
+        mine = path.stat().st_ino
+        held.executescript("PRAGMA journal_mode=OFF; BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        busy = f"{what} is in use by another run: wait until it has ended, or name another one"
+        other = f"cannot lock '{path}': {error}"
+        raise FileError(busy if error.sqlite_errorcode == sqlite3.SQLITE_BUSY else other) from error
+    with closing(held):
+        if not path.exists() or path.stat().st_ino != mine:
+            raise FileError(f"{what} was in use by another run until now: try again")
+        try:
+            yield
+        finally:
+            _remove([path])  # while nobody else can have it
+    if os.name == "nt":
+        _remove([path])  # what is open cannot be removed there
 
 
 def digest(proto: ModelProto, *, limit: int = PROTOBUF_LIMIT) -> str:

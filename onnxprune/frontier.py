@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,9 +104,14 @@ def search(model: Source, options: SearchOptions) -> Frontier:
     held out. jobs: candidates at a time, in processes of their own (`loky`), or on the cluster of `backend` "dask" or
     "ray" whose address `scheduler` is; the result does not depend on them. journal: a file in which finished candidates
     are noted, and from which they are taken if `resume`. Raises UsageError and what `compress` raises where no
-    candidate succeeds; PlanError for a journal of another search.
+    candidate succeeds; PlanError for a journal of another search, FileError for one that another process writes.
     """
     options.check()
+    with _held(options.journal):
+        return _searched(model, options)
+
+
+def _searched(model: Source, options: SearchOptions) -> Frontier:
     todo, journal = options.candidates(), _Journal(model, options)
     done = {c: journal.points[c.name] for c in todo if c.name in journal.points}
     left = [c for c in todo if c not in done]
@@ -120,6 +125,24 @@ def search(model: Source, options: SearchOptions) -> Frontier:
     measure = common_measure(points)
     source = options.source if options.data is not None else None
     return Frontier(_name(model), measure, tuple(marked(points, measure)), options.recover, source, options.seed)
+
+
+@contextmanager
+def _held(journal: str | Path | None) -> Iterator[None]:
+    """The journal for this process alone; a folder that is made for it goes again where it stays empty."""
+    if journal is None:
+        yield
+        return
+    path = Path(journal)
+    new = not path.parent.exists()
+    with suppress(OSError):  # told as a lock that cannot be had
+        path.parent.mkdir(exist_ok=True)
+    try:
+        with files.locked(path.with_name(f"{path.name}.lock"), f"the folder '{path.parent}'"):
+            yield
+    finally:
+        if new and path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 def _fields(point: Point) -> dict[str, Any]:
@@ -291,7 +314,6 @@ class _Journal:
         self.points[candidate.name] = point
         if self._path is None or point.failed:
             return
-        self._path.parent.mkdir(exist_ok=True)
         head = {"journal": _VERSION, "search": self._key}
         lines = [{"name": n, **_fields(p)} for n, p in self.points.items() if not p.failed]
         files.write_text(self._path, "".join(json.dumps(x) + "\n" for x in (head, *lines)), force=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from subprocess import PIPE
 
 import ml_dtypes
 import numpy as np
@@ -497,3 +499,65 @@ def test_text_that_is_not_utf8_is_a_file_error(tmp_path):
     """Reading text in another encoding fails with the file named."""
     (tmp_path / "text").write_bytes(b"\xff\xfe")
     assert "cannot read" in refusal(FileError, files.read_text, tmp_path / "text")
+
+
+# ---- one process at a time -----------------------------------------------------------------------------------------
+
+
+HOLD = "import sys, onnxprune.files as f, pathlib\nwith f.locked(pathlib.Path('a.lock'), 'it'):\n print(flush=True)\n "
+
+
+def held_elsewhere(folder):
+    """A process that has the lock of a folder until its input ends."""
+    code = HOLD + "sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    assert process.stdout.readline()
+    return process
+
+
+def test_a_lock_is_had_once(tmp_path):
+    """While one process has the lock, no other gets it; afterwards its file is gone."""
+    lock = tmp_path / "a.lock"
+    process = held_elsewhere(tmp_path)
+    for _ in range(2):
+        with (
+            pytest.raises(FileError, match=r"^the folder is in use by another run: wait"),
+            files.locked(lock, "the folder"),
+        ):
+            pytest.fail("two have it")
+    assert process.communicate(b"", timeout=60)[1] == b""
+    assert not list(tmp_path.iterdir())
+    with files.locked(lock, "it"):
+        assert [p.name for p in tmp_path.iterdir()] == ["a.lock"]
+        with pytest.raises(FileError, match="in use"), files.locked(lock, "it"):
+            pytest.fail("the same process has it twice")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_dead_hold_no_lock(tmp_path):
+    """A killed process leaves its file, which is not in the way and goes with the next one's."""
+    process = held_elsewhere(tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.lock"]
+    with files.locked(tmp_path / "a.lock", "it"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_under_a_lock_are_those_of_the_work(tmp_path):
+    """What goes wrong inside is not taken for trouble with the lock, which is given back."""
+    for error in (OSError("odd"), sqlite3.OperationalError("odd")):
+        with pytest.raises(type(error), match="odd"), files.locked(tmp_path / "a.lock", "it"):
+            raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_locked(tmp_path):
+    """A missing folder and a file of something else are told, and nothing is written."""
+    with pytest.raises(FileError, match=r"cannot lock .* unable to open"), files.locked(tmp_path / "no" / "a", "it"):
+        pytest.fail("there is nothing to lock")
+    (tmp_path / "a.lock").write_text("precious" * 100)
+    with pytest.raises(FileError, match=r"cannot lock .* not a database"), files.locked(tmp_path / "a.lock", "it"):
+        pytest.fail("that is no lock")
+    assert (tmp_path / "a.lock").read_text() == "precious" * 100

@@ -15,7 +15,7 @@ import pytest
 from commands import done, run
 
 import onnxprune
-from onnxprune import frontier
+from onnxprune import files, frontier
 from onnxprune.errors import Exit, PlanError, TargetError, UsageError
 from onnxprune.points import Point, marked
 
@@ -251,6 +251,23 @@ def test_files_of_others_stay(tmp_path, monkeypatch):
     refused(Exit.RESOURCE, "search", MODEL, "--flops", "0.5", "--data", "missing.npz", "-o", "out")
     assert not Path("out").exists()
     assert "there is no folder" in refused(Exit.RESOURCE, *arguments, "-o", "no/out").stderr
+
+
+def test_one_search_at_a_time(tmp_path, monkeypatch):
+    """A second search into a folder in use says so at once, and changes nothing; that of a dead one can be resumed."""
+    monkeypatch.chdir(tmp_path)
+    arguments = (*ARGUMENTS, "--flops", "0.6", "--method", "cluster", "-o", "out")
+    Path("out").mkdir()
+    code = "import os, pathlib, onnxprune.files as f\nlock = f.locked(pathlib.Path('out/journal.jsonl.lock'), '')\n"
+    subprocess.run([sys.executable, "-c", f"{code}lock.__enter__()\nos._exit(1)"], check=False)
+    left = [p.name for p in Path("out").iterdir()]
+    with files.locked(Path("out/journal.jsonl.lock"), ""):
+        for more in ((), ("--resume",), ("--force",)):
+            told = refused(Exit.RESOURCE, *arguments, *more).stderr
+            assert "the folder 'out' is in use by another run" in " ".join(told.split())
+        assert [p.name for p in Path("out").iterdir()] == left == ["journal.jsonl.lock"]
+    done(*arguments, "--resume")
+    assert not list(Path("out").glob("*.lock"))
 
 
 @pytest.mark.parametrize(
