@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from onnxprune import __version__, errors, files
-from onnxprune.api import Result, Source, compress
+from onnxprune.api import Result, Source, compressed
 from onnxprune.api import read as read_source
 from onnxprune.errors import OnnxpruneError, PlanError, UsageError
 from onnxprune.plan import as_json
 from onnxprune.points import Candidate, Frontier, Point, common_measure, marked
+from onnxprune.recovery import Tables
 from onnxprune.runtime import default_threads
 from onnxprune.settings import CompressOptions, Inputs
 from onnxprune.signature import taking
@@ -156,11 +157,14 @@ def _name(model: Source) -> str:
 # ---- candidates ----------------------------------------------------------------------------------------------------
 
 
-def evaluate(model: Source, options: SearchOptions, candidate: Candidate) -> Point:
-    """Compress and measure one candidate; what onnxprune refuses becomes a point that says why."""
+def evaluate(model: Source, options: SearchOptions, candidate: Candidate, tables: Tables | None = None) -> Point:
+    """Compress and measure one candidate; what onnxprune refuses becomes a point that says why.
+
+    tables: see `api.compressed`.
+    """
     start = time.perf_counter()
     try:
-        made = compress(model, **_fields_of(options.of(candidate)))
+        made = compressed(model, options.of(candidate), {} if tables is None else tables)
         worth = _worth(model, made, options)
     except OnnxpruneError as problem:
         return _failed(candidate, str(problem), type(problem).__name__)
@@ -173,10 +177,6 @@ def evaluate(model: Source, options: SearchOptions, candidate: Candidate) -> Poi
 
 def _failed(candidate: Candidate, why: str, kind: str = "TargetError") -> Point:
     return Point(candidate.method, candidate.flops, {}, None, None, None, None, 0.0, None, failed=why, kind=kind)
-
-
-def _fields_of(options: CompressOptions) -> dict[str, Any]:
-    return {f.name: getattr(options, f.name) for f in fields(options)}
 
 
 def _worth(model: Source, made: Result, options: SearchOptions) -> Worth:
@@ -199,7 +199,8 @@ def _worth(model: Source, made: Result, options: SearchOptions) -> Worth:
 def _finished(model: Source, options: SearchOptions, left: list[Candidate]) -> Iterator[tuple[Candidate, Point]]:
     """Candidates as they are finished, in any order."""
     if options.jobs == 1 and options.backend == "loky":
-        yield from ((c, evaluate(model, options, c)) for c in left)
+        tables = Tables()
+        yield from ((c, evaluate(model, options, c, tables)) for c in left)
         return
     with _backend(options):
         yield from _in_parallel(model, options, left)

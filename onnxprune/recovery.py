@@ -26,7 +26,7 @@ from onnxprune.recover.agreement import Agreement, agreement, divergence
 from onnxprune.recover.layers import sites
 from onnxprune.recover.program import Feeds, Program, Store, outputs, program, write_back
 from onnxprune.recover.reference import Reference, reference, samples
-from onnxprune.recover.sensitivity import LEVELS, POWER, POWERS, curves, greedy
+from onnxprune.recover.sensitivity import LEVELS, POWER, POWERS, Curve, curves, greedy
 from onnxprune.recover.sequence import LayerRecovery, Repaired, repair
 from onnxprune.recover.statistics import Reader, readers
 
@@ -42,6 +42,7 @@ _TOGETHER = 0.2  # share of the time that refits of several layers may take
 _CHANCE = 2.0  # standard errors above the share of the most frequent answer, below which agreement is called chance
 _LOG = logging.getLogger("onnxprune")
 Allocate = Callable[[Reals, bool, float], Allocation]
+Tables = dict[tuple[object, ...], list[Curve]]  # by what a table depends on beside the model and the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Study:
     """The original on the calibration inputs, looked at once and used by every stage.
 
     memory: bytes for activations and statistics; seconds: what the whole may take; what is thinned to keep to it goes
-    into `notes`.
+    into `notes`. tables: those of sensitivity that are known; they serve all targets.
     """
 
     analysis: Analysis
@@ -99,6 +100,7 @@ class Study:
     memory: float = 4e9
     seconds: float = 600.0
     notes: list[str] = field(default_factory=list)
+    tables: Tables = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.program = program(self.analysis.model, self.analysis.shapes)
@@ -166,23 +168,9 @@ class Study:
         the last round the choice of each power is repaired, and the one that agrees best is taken.
         """
         images, levels, rounds = self._effort(cost)
-        kept, narrow, gone = self._full, self.program, np.zeros(0, np.intp)
+        kept, gone = self._full, np.zeros(0, np.intp)
         for number in range(rounds):
-            found = self.readers(kept, narrow)
-            scores = self.scores(method, found)
-            batches, original = self.first(images)
-            table = curves(
-                self.analysis,
-                kept,
-                narrow,
-                found,
-                scores,
-                batches,
-                original,
-                free=free,
-                levels=levels,
-                store=self.store,
-            )
+            table = self._table(method, kept, free, images, levels)
             last = number + 1 == rounds
             choices = []
             for power in powers if last else (POWER,):
@@ -193,8 +181,26 @@ class Study:
                 return self._best(choices)
             kept = choices[0].kept
             gone = np.flatnonzero(~kept)
-            narrow = self.repaired(kept, DEFAULT).program
         raise AssertionError("there is at least one round")
+
+    def _table(self, method: str, kept: Mask, free: Mask, images: int, levels: Sequence[float]) -> list[Curve]:
+        """The table of the network cut to `kept` and repaired, on so many inputs; made once."""
+        key = (method, kept.tobytes(), free.tobytes(), images, tuple(levels))
+        if key not in self.tables:
+            narrow = self.program if kept.all() else self.repaired(kept, DEFAULT).program
+            found = self.readers(kept, narrow)
+            self.tables[key] = curves(
+                self.analysis,
+                kept,
+                narrow,
+                found,
+                self.scores(method, found),
+                *self.first(images),
+                free=free,
+                levels=levels,
+                store=self.store,
+            )
+        return self.tables[key]
 
     def _best(self, choices: Sequence[Allocation]) -> Allocation:
         """The choice whose repaired network diverges least from the original; equal choices are tried once."""

@@ -13,7 +13,7 @@ import pytest
 from commands import done, run
 
 import onnxprune
-from onnxprune import choose, reach
+from onnxprune import choose, reach, recovery
 from onnxprune.errors import Exit, TargetError, UsageError
 from onnxprune.validation import layer_times
 from onnxprune.validation.intervals import Interval
@@ -70,6 +70,15 @@ def test_the_measured_share_is_met(calls):
     assert result.report.note == ""
     assert result.plan.settings["latency"] == 0.5
     assert result.plan.predicted["latency"] == told["measured"]["ratio"]["point"]
+
+
+def test_one_table_for_all_corrections(calls, monkeypatch):
+    """With data, what a greedy choice starts from is measured once, however many networks are tried for the latency."""
+    made, real = [], recovery.curves
+    monkeypatch.setattr(recovery, "curves", lambda *args, **more: made.append(args[1].tobytes()) or real(*args, **more))
+    result = onnxprune.compress(MODEL, latency=0.6, recover="none", align=1, data=CALIB, calibration_size=64)
+    assert len(result.report.latency["iterations"]) > 1
+    assert len(made) == len(set(made)) > 1
 
 
 def test_widths_stay_aligned(calls):

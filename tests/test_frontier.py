@@ -15,8 +15,9 @@ import pytest
 from commands import done, run
 
 import onnxprune
-from onnxprune import files, frontier
+from onnxprune import files, frontier, recovery
 from onnxprune.errors import Exit, PlanError, TargetError, UsageError
+from onnxprune.plan import as_json
 from onnxprune.points import Point, marked
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -144,16 +145,34 @@ def test_one_measure_for_all():
     assert [p.worth(found.measure) for p in found.points] == [found.points[0].agreement, 1.0]
 
 
+def test_one_table_for_all_targets(monkeypatch):
+    """What a greedy choice starts from does not depend on the target: it is measured once per method, and the plans are
+    those of `compress`.
+    """
+    calls, real = [], recovery.curves
+    monkeypatch.setattr(recovery, "curves", lambda *args, **more: calls.append(args[1]) or real(*args, **more))
+    given = {"data": CALIB, "calibration_size": 64, "recover": "none"}
+    found = onnxprune.search(MODEL, flops=[0.4, 0.7], methods=["l2", "l1"], **given, val=TEST)
+    assert [bool(kept.all()) for kept in calls] == [
+        True,
+        False,
+        False,
+    ] * 2  # a target's second round starts from its own
+    for point in found.points:
+        plan = onnxprune.make_plan(MODEL, flops=point.flops, method=point.method, data=CALIB, calibration_size=64)
+        assert point.plan == as_json(plan)
+
+
 def test_a_bug_costs_one_candidate(monkeypatch):
     """What nobody expected in one candidate is told there; the others are there."""
-    real = frontier.compress
+    real = frontier.compressed
 
-    def compress(model, **options):
-        if options["flops"] == 0.3:
+    def compressed(model, options, tables):
+        if options.flops == 0.3:
             raise ZeroDivisionError("odd")
-        return real(model, **options)
+        return real(model, options, tables)
 
-    monkeypatch.setattr(frontier, "compress", compress)
+    monkeypatch.setattr(frontier, "compressed", compressed)
     found = onnxprune.search(MODEL, **TWO | {"methods": "cluster"}, **OPTIONS)
     assert "a bug (ZeroDivisionError: odd)" in found.points[0].failed
     assert found.points[1].best
