@@ -27,7 +27,7 @@ from onnxprune.normalize.describe import export
 from onnxprune.outcome import Result
 from onnxprune.plan import Plan, kept_classes, loads
 from onnxprune.plan import make_plan as write_down
-from onnxprune.recovery import Recovery, Study, Tables
+from onnxprune.recovery import Known, Recovery, Study
 from onnxprune.report import Report
 from onnxprune.report.changes import frozen_summary, group_changes, layer_changes
 from onnxprune.report.overview import Overview
@@ -87,17 +87,17 @@ def compress(model: Source, options: CompressOptions) -> Result:
     int8: quantize the result on the same data, where that makes it faster on this processor (`best_effort`: in any
     case). Raises UsageError, ModelError, TargetError (target out of reach), VerificationError (a bug of ours).
     """
-    return compressed(model, options, {})
+    return compressed(model, options, Known())
 
 
-def compressed(model: Source, options: CompressOptions, tables: Tables) -> Result:
-    """As `compress`; tables: what earlier calls for the same model and inputs have found, to which this one adds."""
+def compressed(model: Source, options: CompressOptions, known: Known) -> Result:
+    """As `compress`; known: what earlier calls for the same model and inputs have found, to which this one adds."""
     options.check()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
     wanted = options.looks_at_inputs or recovery.looks_at_inputs(options.recover, options.data is not None)
     budget = _budget(analysis, options, wanted, clock)
-    study = _study(analysis, options, wanted, clock, tables)
+    study = _study(analysis, options, wanted, clock, known)
     choice, plan = _chosen(budget, study, clock)
     result = _finish(
         analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice, study, options.recover
@@ -268,9 +268,7 @@ def _budget(analysis: Analysis, options: Options, study: bool, clock: Clock) -> 
         return budget
 
 
-def _study(
-    analysis: Analysis, options: Inputs, wanted: bool, clock: Clock, tables: Tables | None = None
-) -> Study | None:
+def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock, known: Known | None = None) -> Study | None:
     """The original on calibration inputs, where something looks at them."""
     if not wanted:
         return None
@@ -286,8 +284,8 @@ def _study(
             memory=options.memory,
             seconds=options.time_budget,
         )
-        known = {} if tables is None else tables
-        return Study(analysis, inputs, options.seed, options.memory, options.time_budget, tables=known)
+        given = (options.seed, options.memory, options.time_budget)
+        return Study(analysis, inputs, *given, known=known or Known())
 
 
 def _chosen(budget: Budget, study: Study | None, clock: Clock) -> tuple[Allocation, Plan]:

@@ -19,7 +19,7 @@ from onnxprune.api import read as read_source
 from onnxprune.errors import OnnxpruneError, PlanError, UsageError
 from onnxprune.plan import as_json
 from onnxprune.points import Candidate, Frontier, Point, common_measure, marked
-from onnxprune.recovery import Tables
+from onnxprune.recovery import Known
 from onnxprune.runtime import default_threads
 from onnxprune.settings import CompressOptions, Inputs
 from onnxprune.signature import taking
@@ -116,7 +116,7 @@ def _searched(model: Source, options: SearchOptions) -> Frontier:
     todo, journal = options.candidates(), _Journal(model, options)
     done = {c: journal.points[c.name] for c in todo if c.name in journal.points}
     left = [c for c in todo if c not in done]
-    for candidate, point in _finished(model, options, left):
+    for candidate, point in _finished(model, options, left, Known(values=journal.values, noted=journal.write)):
         done[candidate] = point
         journal.add(candidate, point)
         _LOG.info("candidate %d of %d: %s", len(done), len(todo), candidate.name)
@@ -157,14 +157,14 @@ def _name(model: Source) -> str:
 # ---- candidates ----------------------------------------------------------------------------------------------------
 
 
-def evaluate(model: Source, options: SearchOptions, candidate: Candidate, tables: Tables | None = None) -> Point:
+def evaluate(model: Source, options: SearchOptions, candidate: Candidate, known: Known | None = None) -> Point:
     """Compress and measure one candidate; what onnxprune refuses becomes a point that says why.
 
-    tables: see `api.compressed`.
+    known: see `api.compressed`.
     """
     start = time.perf_counter()
     try:
-        made = compressed(model, options.of(candidate), {} if tables is None else tables)
+        made = compressed(model, options.of(candidate), known or Known())
         worth = _worth(model, made, options)
     except OnnxpruneError as problem:
         return _failed(candidate, str(problem), type(problem).__name__)
@@ -196,11 +196,12 @@ def _worth(model: Source, made: Result, options: SearchOptions) -> Worth:
     return Worth(final.top1, final.relative_error, metric.get(repaired.shipped), metric.get("original"))
 
 
-def _finished(model: Source, options: SearchOptions, left: list[Candidate]) -> Iterator[tuple[Candidate, Point]]:
-    """Candidates as they are finished, in any order."""
+def _finished(
+    model: Source, options: SearchOptions, left: list[Candidate], known: Known
+) -> Iterator[tuple[Candidate, Point]]:
+    """Candidates as they are finished, in any order; one after the other, they share what is known."""
     if options.jobs == 1 and options.backend == "loky":
-        tables = Tables()
-        yield from ((c, evaluate(model, options, c, tables)) for c in left)
+        yield from ((c, evaluate(model, options, c, known)) for c in left)
         return
     with _backend(options):
         yield from _in_parallel(model, options, left)
@@ -289,11 +290,13 @@ def _died() -> tuple[type[BaseException], ...]:
 
 
 class _Journal:
-    """Finished candidates of a search, in memory and, where a file is named, in that file."""
+    """Finished candidates of a search, and what the optimiser of an unfinished one has tried, in memory and, where a
+    file is named, in that file.
+    """
 
     def __init__(self, model: Source, options: SearchOptions) -> None:
         self._path = None if options.journal is None else Path(options.journal)
-        self._key, self.points = _key(model, options), dict[str, Point]()
+        self._key, self.points, self.values = _key(model, options), dict[str, Point](), dict[str, list[float]]()
         if options.resume and self._path is not None and self._path.exists():
             self._read(self._path)
 
@@ -303,20 +306,29 @@ class _Journal:
             if head.get("journal") != _VERSION:
                 raise ValueError("another version")
             same = head["search"] == self._key
-            found = {line.pop("name"): Point(**line) for line in lines}
+            tried = [line["values"] for line in lines if "values" in line]
+            found = {line.pop("name"): Point(**line) for line in lines if "values" not in line}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise PlanError(f"{str(path)!r} is not a journal of `onnxprune search`: {error}") from error
         if not same:
             raise PlanError(f"{str(path)!r} is the journal of another model or of other options: name another file")
         self.points = found
+        self.values.update(*tried)
 
     def add(self, candidate: Candidate, point: Point) -> None:
         """Note a finished candidate; failures are tried again another time."""
         self.points[candidate.name] = point
-        if self._path is None or point.failed:
+        self.values.clear()
+        if not point.failed:
+            self.write()
+
+    def write(self) -> None:
+        """Write all that is known."""
+        if self._path is None:
             return
         head = {"journal": _VERSION, "search": self._key}
-        lines = [{"name": n, **_fields(p)} for n, p in self.points.items() if not p.failed]
+        lines: list[dict[str, Any]] = [{"name": n, **_fields(p)} for n, p in self.points.items() if not p.failed]
+        lines += [{"values": self.values}] if self.values else []
         files.write_text(self._path, "".join(json.dumps(x) + "\n" for x in (head, *lines)), force=True)
 
 

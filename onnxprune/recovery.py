@@ -42,7 +42,6 @@ _TOGETHER = 0.2  # share of the time that refits of several layers may take
 _CHANCE = 2.0  # standard errors above the share of the most frequent answer, below which agreement is called chance
 _LOG = logging.getLogger("onnxprune")
 Allocate = Callable[[Reals, bool, float], Allocation]
-Tables = dict[tuple[object, ...], list[Curve]]  # by what a table depends on beside the model and the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +86,24 @@ class Recovery:
 
 
 @dataclass
+class Known:
+    """What earlier calls for the same model and inputs have found, which later ones need not find again.
+
+    tables: of sensitivity, which serve all targets, by what else they depend on; values: of an optimiser's candidates,
+    by a digest of what is optimised, in the order of the candidates; noted: is called when there are more of these.
+    """
+
+    tables: dict[tuple[object, ...], list[Curve]] = field(default_factory=dict)
+    values: dict[str, list[float]] = field(default_factory=dict)
+    noted: Callable[[], None] = lambda: None
+
+
+@dataclass
 class Study:
     """The original on the calibration inputs, looked at once and used by every stage.
 
     memory: bytes for activations and statistics; seconds: what the whole may take; what is thinned to keep to it goes
-    into `notes`. tables: those of sensitivity that are known; they serve all targets.
+    into `notes`.
     """
 
     analysis: Analysis
@@ -100,7 +112,7 @@ class Study:
     memory: float = 4e9
     seconds: float = 600.0
     notes: list[str] = field(default_factory=list)
-    tables: Tables = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
 
     def __post_init__(self) -> None:
         self.program = program(self.analysis.model, self.analysis.shapes)
@@ -186,10 +198,10 @@ class Study:
     def _table(self, method: str, kept: Mask, free: Mask, images: int, levels: Sequence[float]) -> list[Curve]:
         """The table of the network cut to `kept` and repaired, on so many inputs; made once."""
         key = (method, kept.tobytes(), free.tobytes(), images, tuple(levels))
-        if key not in self.tables:
+        if key not in self.known.tables:
             narrow = self.program if kept.all() else self.repaired(kept, DEFAULT).program
             found = self.readers(kept, narrow)
-            self.tables[key] = curves(
+            self.known.tables[key] = curves(
                 self.analysis,
                 kept,
                 narrow,
@@ -200,7 +212,7 @@ class Study:
                 levels=levels,
                 store=self.store,
             )
-        return self.tables[key]
+        return self.known.tables[key]
 
     def _best(self, choices: Sequence[Allocation]) -> Allocation:
         """The choice whose repaired network diverges least from the original; equal choices are tried once."""

@@ -14,7 +14,7 @@ from onnxprune.api import Result, Source, compressed, read
 from onnxprune.data import open_data
 from onnxprune.errors import DataError, TargetError, UsageError
 from onnxprune.graph import Array
-from onnxprune.recovery import Tables
+from onnxprune.recovery import Known
 from onnxprune.runtime import input_specs
 from onnxprune.settings import CompressOptions
 from onnxprune.signature import taking
@@ -128,11 +128,11 @@ def _bisected(
     """The smallest network within the drop, and all that were tried; halves the ratio between what is within and what
     is not.
     """
-    best, trials, tables = None, list[Trial](), Tables()
+    best, trials, known = None, list[Trial](), Known()
     low, high, target = 0.0, 1.0, _START
     for number in range(_STEPS):
         _LOG.info("compression %d of at most %d: %.1f %% of the FLOPs", number + 1, _STEPS, 100 * target)
-        trial, result = _tried(model, options, target, calibration, choosing, tables)
+        trial, result = _tried(model, options, target, calibration, choosing, known)
         trials.append(trial)
         if trial.within:
             best, high = result, min(target, trial.kept or target)
@@ -158,11 +158,11 @@ def _nothing(limit: float, trials: list[Trial]) -> str:
 
 
 def _tried(
-    model: Source, options: WithinOptions, flops: float, calibration: Part, choosing: Part, tables: Tables
+    model: Source, options: WithinOptions, flops: float, calibration: Part, choosing: Part, known: Known
 ) -> tuple[Trial, Result | None]:
     start = time.perf_counter()
     try:
-        result = compressed(model, options.at(flops, calibration), tables)
+        result = compressed(model, options.at(flops, calibration), known)
     except TargetError as error:  # below what the floors allow
         return Trial(flops, None, None, False, time.perf_counter() - start, str(error)), None
     found = validate(model, result.model, data=choosing, metric=options.metric, seed=options.seed).metric

@@ -16,6 +16,7 @@ from commands import done, run
 
 import onnxprune
 from onnxprune import files, frontier, recovery
+from onnxprune.criteria.activations import RefitErrors
 from onnxprune.errors import Exit, PlanError, TargetError, UsageError
 from onnxprune.plan import as_json
 from onnxprune.points import Point, marked
@@ -145,6 +146,36 @@ def test_one_measure_for_all():
     assert [p.worth(found.measure) for p in found.points] == [found.points[0].agreement, 1.0]
 
 
+def test_an_optimiser_goes_on(tmp_path, monkeypatch):
+    """Ctrl-C while an optimiser chooses filters: what it tried is in the journal and is not tried again, and the result
+    is the uninterrupted one; of a finished candidate the tries are not kept.
+    """
+    given = OPTIONS | {"flops": [0.5], "methods": ["evolve"]}
+    whole, calls, real, journal = onnxprune.search(MODEL, **given), [], RefitErrors.__call__, tmp_path / "j.jsonl"
+
+    def counted(self, lost):
+        calls.append(lost)
+        if len(calls) == 50:
+            raise KeyboardInterrupt
+        return real(self, lost)
+
+    monkeypatch.setattr(RefitErrors, "__call__", counted)
+    with pytest.raises(KeyboardInterrupt):
+        onnxprune.search(MODEL, **given, journal=journal)
+    line = json.loads(journal.read_text().splitlines()[1])
+    known = sum(map(len, line["values"].values()))
+    assert known > 30
+    calls.clear()
+    calls += [None] * 50
+    assert told(onnxprune.search(MODEL, **given, journal=journal)) == told(whole)
+    left = len(calls) - 50
+    calls.clear()
+    calls += [None] * 50
+    onnxprune.search(MODEL, **given)
+    assert left < len(calls) - 50 - 30
+    assert "values" not in journal.read_text()
+
+
 def test_one_table_for_all_targets(monkeypatch):
     """What a greedy choice starts from does not depend on the target: it is measured once per method, and the plans are
     those of `compress`.
@@ -167,10 +198,10 @@ def test_a_bug_costs_one_candidate(monkeypatch):
     """What nobody expected in one candidate is told there; the others are there."""
     real = frontier.compressed
 
-    def compressed(model, options, tables):
+    def compressed(model, options, known):
         if options.flops == 0.3:
             raise ZeroDivisionError("odd")
-        return real(model, options, tables)
+        return real(model, options, known)
 
     monkeypatch.setattr(frontier, "compressed", compressed)
     found = onnxprune.search(MODEL, **TWO | {"methods": "cluster"}, **OPTIONS)

@@ -7,6 +7,7 @@ refit of all layers that read the group.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.criteria.activations import InputStatistics, RefitErrors
 from onnxprune.recover.merge import patterns
+from onnxprune.recovery import Known
 from onnxprune.searching.optimisers import Space, minimise
+from onnxprune.searching.space import Values
 
 Reals = NDArray[np.float64]
 TOP = 0.5  # share of the filters that the criterion keeps, the largest of each group, that stay in any case
@@ -52,11 +55,14 @@ def evolve(
     optimiser: str,
     budget: int,
     seed: int,
+    known: Known | None = None,
 ) -> tuple[Mask, list[Evolved]]:
     """Another choice with the same widths and the same cost as `start`, [classes + 1] bool, and what it brought.
 
-    free: what may leave; scores: of the criterion that led to `start`; budget: candidates per group.
+    free: what may leave; scores: of the criterion that led to `start`; budget: candidates per group; known: where the
+    values of candidates are noted, and taken from.
     """
+    known = known or Known()
     kept, told, pattern = start.copy(), list[Evolved](), patterns(analysis)
     for group in range(1, len(analysis.groups) + 1):
         band = _band(np.flatnonzero((analysis.group == group) & free), start, scores, pattern)
@@ -72,11 +78,25 @@ def evolve(
         def fitness(masks: Sequence[Mask], band: Any = band, others: Any = others, errors: Any = errors) -> Reals:
             return np.array([errors(np.concatenate([others, band[~m]])) for m in masks])
 
-        space = Space(np.zeros(len(band), np.int32), start[band])
-        found = minimise(optimiser, space, fitness, budget=budget, seed=seed + group)
+        space, how = Space(np.zeros(len(band), np.int32), start[band]), (optimiser, budget, seed + group)
+        values = known.values.setdefault(_digest(how, others, band, space.start), [])
+
+        def note(new: Values, values: list[float] = values) -> None:
+            values.extend(map(float, new))
+            known.noted()
+
+        found = minimise(optimiser, space, fitness, budget=budget, seed=seed + group, told=values[:], on_told=note)
         kept[band] = found.mask
         told.append(Evolved(group, len(band), stays, float(found.start), float(found.value)))
     return kept, told
+
+
+def _digest(how: tuple[str, int, int], *arrays: NDArray[Any]) -> str:
+    """What tells the choice in one group from others of the same model and inputs."""
+    state = hashlib.sha256(repr(how).encode())
+    for array in arrays:
+        state.update(f"{array.shape}".encode() + array.tobytes())
+    return state.hexdigest()
 
 
 def _band(members: NDArray[np.intp], start: Mask, scores: Reals, pattern: NDArray[np.uint64]) -> NDArray[np.intp]:

@@ -168,6 +168,7 @@ def _by_optimiser(
         optimiser=search.optimiser,
         budget=_budget(study, statistics, plain.kept, search.budget),
         seed=search.seed,
+        known=study.known,
     )
     before, after = _repaired(study, plain.kept), _repaired(study, kept)
     tried: Mapping[str, Any] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from graphs import analyse
@@ -14,6 +16,7 @@ from onnxprune.criteria.activations import RefitErrors
 from onnxprune.cut import cut
 from onnxprune.recover.layers import sites
 from onnxprune.recover.statistics import readers
+from onnxprune.recovery import Known
 from onnxprune.searching.filters import evolve
 
 TEXT = """g (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[24,3,3,3] w, float[24] b, float[16,24,3,3] v, float[4,16,1,1] u> {
@@ -41,6 +44,38 @@ def errors(analysis, kept, statistics, group):
     """The error that is left of a group's readers."""
     members = np.flatnonzero(analysis.group == group)
     return RefitErrors(members, statistics)(members[~kept[members]])
+
+
+@pytest.mark.parametrize("optimiser", ["evolution", "annealing", "economics"])
+def test_taken_up_again(problem, optimiser, monkeypatch):
+    """A run that was interrupted after some candidates and taken up again is the uninterrupted one; only the batch at
+    work is tried twice.
+    """
+    analysis, start, scores, statistics = problem
+    given = {"optimiser": optimiser, "budget": 30, "seed": 3}
+    calls, real = [], RefitErrors.__call__
+    stop = [10_000]
+
+    def counted(self, lost):
+        if len(calls) == stop[0]:
+            raise KeyboardInterrupt
+        calls.append(lost)
+        return real(self, lost)
+
+    monkeypatch.setattr(RefitErrors, "__call__", counted)
+    free = np.arange(analysis.classes + 1) > 0
+    whole = evolve(analysis, start, free, scores, statistics, **given)
+    count = len(calls)
+    calls.clear()
+    stop[0], journal = count - 11, []
+    first = Known(noted=lambda: journal.append(json.dumps(first.values)))
+    with pytest.raises(KeyboardInterrupt):
+        evolve(analysis, start, free, scores, statistics, **given, known=first)
+    stop[0] = 10_000
+    again = evolve(analysis, start, free, scores, statistics, **given, known=Known(values=json.loads(journal[-1])))
+    assert np.array_equal(again[0], whole[0])
+    assert again[1] == whole[1]
+    assert count <= len(calls) < count + 8
 
 
 def test_errors_are_those_of_a_direct_refit(problem):
