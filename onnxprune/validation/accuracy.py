@@ -14,7 +14,7 @@ from onnx import ModelProto
 from onnxprune.errors import DataError, ResourceError
 from onnxprune.graph import Array
 from onnxprune.validation.intervals import Interval
-from onnxprune.validation.metrics import Metric
+from onnxprune.validation.metrics import CHANCE, Metric
 from onnxprune.validation.reading import Reading, reading
 from onnxprune.validation.statistics import of_means, of_weights, paired_rates, score_bound
 
@@ -29,8 +29,8 @@ class Comparison:
     original, candidate: its values. drop: how much worse the candidate is, in percentage points where `rate`, else in
     units of the metric. lost, gained: samples that only the original, only the candidate has right; None where the
     metric does not say that of a sample. output: the one that was read ("" for all); higher: whether more is better.
-    chance: share of right answers without a look at the inputs, as of `Scores`, None where the metric does not count
-    them; at_chance: whether the original is no better, by two standard errors.
+    chance: share of right answers without a look at the inputs, as of `Scores`, or what the metric is worth then, None
+    where that is not known; at_chance: whether the original is no better, by two standard errors.
     """
 
     metric: str
@@ -125,6 +125,10 @@ class Scores:
         self._check(a, b)
         drop = of_weights(lambda w: self._drop(values(w)), len(targets), self._seed)
         found = self._told(output, a, b, drop)
+        chance = CHANCE.get(self.metric.name) if self.metric.needs != "outputs" else None  # not of a user's function
+        if chance is not None:
+            alone = of_weights(lambda w: self.metric.of(predictions[0], targets, w), len(targets), self._seed)
+            return replace(found, chance=chance, at_chance=not alone.low > chance)
         if self.metric.needs != "classes":
             return found
         return _beside_chance(found, (predictions[0] == targets).astype(np.float64), _expected(predictions[0], targets))

@@ -23,6 +23,8 @@ Needs = Literal["scores", "classes", "probabilities", "values", "outputs"]
 PerSample = Callable[[Array, Array], Reals]
 Whole = Callable[[Any, Array], float]
 DEFAULT = "accuracy"
+# What a metric is worth without a look at the inputs, where that is a number; of accuracy the labels tell.
+CHANCE = {"roc_auc": 0.5, "roc_auc_ovr": 0.5, "roc_auc_ovo": 0.5, "r2": 0.0, "explained_variance": 0.0}
 _TINY = 1e-15
 
 

@@ -15,7 +15,7 @@ from onnxprune import files
 from onnxprune.data import open_data
 from onnxprune.errors import DataError, UsageError
 from onnxprune.signature import taking
-from onnxprune.validation import gate
+from onnxprune.validation import gate, metrics
 from onnxprune.validation.accuracy import Comparison
 from onnxprune.validation.agreement import Intervals, worst
 from onnxprune.validation.gate import By, Doubt, Goal, Goals, Verdict
@@ -226,9 +226,12 @@ def _chance(found: Comparison | None) -> Iterator[str]:
     """What to say of an original that is no better than chance."""
     if found is not None and found.at_chance:
         assert found.chance is not None
+        what = f"which is right on {found.chance:.1%}"
+        if found.metric in metrics.CHANCE:
+            what = f"whose {found.metric} is {found.chance:g} (the original's is {found.original:.3g})"
         yield (
-            f"{AT_CHANCE}, which is right on {found.chance:.1%}: the labels are probably wrong, or in another order "
-            "than the inputs; its drop says nothing"
+            f"{AT_CHANCE}, {what}: the labels are probably wrong, or in another order than the inputs; its drop says "
+            "nothing"
         )
 
 

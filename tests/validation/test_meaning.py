@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 from validation.models import inputs, linear, two
 
 import onnxprune
@@ -50,7 +51,8 @@ def test_chance_is_the_most_frequent_label(pair):
     y = np.repeat([0, 1, 2, 3], [100, 60, 30, 10])
     for name, level in (("accuracy", 0.5), ("top2", 0.8), ("top3", 0.95)):
         assert validate(good, bad, data=(x, y), metric=name).metric.chance == pytest.approx(level)
-    assert validate(good, bad, data=(x, y), metric="roc_auc").metric.chance is None
+    assert validate(good, bad, data=(x, y), metric="roc_auc").metric.chance == 0.5
+    assert validate(good, bad, data=(x, y), metric="log_loss").metric.chance is None
 
 
 def test_a_drop_that_fails_at_chance_fails(pair):
@@ -59,6 +61,33 @@ def test_a_drop_that_fails_at_chance_fails(pair):
     wrong = (y + 1) % 4
     found = validate(bad, good, data=(x, wrong), max_drop=-90.0)
     assert (found.metric.at_chance, found.verdict) == (True, "fail")
+
+
+@pytest.mark.parametrize("name", ["roc_auc", "roc_auc_ovo", "r2", "explained_variance"])
+def test_chance_of_other_metrics(pair, name):
+    """Of a ROC AUC that may be 0.5, and an R2 that may be 0, no drop passes, and a note gives both numbers."""
+    good, _, x, y = pair
+    level = 0.5 if name.startswith("roc") else 0.0
+    if not level:
+        y = x @ numpy_helper.to_array(good.graph.initializer[0])
+        y = y + np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    wrong = np.random.default_rng(0).permutation(y)
+    found = validate(good, good, data=(x, wrong), metric=name, max_drop=50.0)
+    assert (found.verdict, found.metric.chance, found.metric.at_chance) == ("inconclusive", level, True)
+    assert any(f"whose {name} is {level:g} (the original's is {found.metric.original:.3g})" in n for n in found.notes)
+    right = validate(good, good, data=(x, y), metric=name, max_drop=50.0)
+    assert (right.verdict, right.metric.at_chance, right.notes) == ("pass", False, ())
+
+
+def test_a_function_has_no_level_of_chance(pair):
+    """A user's function is not taken for the metric whose name it has."""
+    good, _, x, y = pair
+
+    def r2(outputs, targets):
+        return -1.0 - 0.0 * len(targets)
+
+    found = validate(good, good, data=(x, y), metric=r2)
+    assert (found.metric.chance, found.metric.at_chance, found.notes) == (None, False, ())
 
 
 @pytest.fixture(scope="module")
