@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -209,27 +210,39 @@ def _finished(
 
 @contextmanager
 def _backend(options: SearchOptions) -> Iterator[None]:
-    """joblib's backend, connected to the cluster that is named."""
-    import joblib
-
+    """What runs the candidates, connected to the cluster that is named, or to one of this machine."""
     if options.backend == "dask":
         try:
             from dask.distributed import Client
         except ImportError as error:
             raise UsageError("--backend dask needs dask: pip install 'dask[distributed]'") from error
+        import joblib
+
         with Client(options.scheduler), joblib.parallel_config("dask"):
             yield
-        return
-    if options.backend == "ray":
-        try:
-            import ray
-            from ray.util.joblib import register_ray
-        except ImportError as error:
-            raise UsageError("--backend ray needs ray: pip install ray") from error
-        ray.init(address=options.scheduler, ignore_reinit_error=True)
-        register_ray()
-    with joblib.parallel_config(options.backend):
+    elif options.backend == "ray":
+        with _ray(options):
+            yield
+    else:
+        yield  # processes are joblib's default
+
+
+@contextmanager
+def _ray(options: SearchOptions) -> Iterator[None]:
+    """A connection to ray, where there is none yet."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("--backend ray needs ray: pip install ray") from error
+    if ray.is_initialized():
         yield
+        return
+    own = {"num_cpus": options.jobs, "include_dashboard": False} if options.scheduler is None else {}
+    ray.init(address=options.scheduler or "local", logging_level="warning", **own)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _in_parallel(model: Source, options: SearchOptions, left: list[Candidate]) -> Iterator[tuple[Candidate, Point]]:
@@ -257,11 +270,31 @@ def _alone(model: Source, options: SearchOptions, candidate: Candidate) -> Point
 def _run(
     model: Source, options: SearchOptions, todo: Sequence[Candidate], jobs: int
 ) -> Iterator[tuple[Candidate, Point]]:
+    local = options.backend == "loky" or (options.backend == "ray" and options.scheduler is None)
+    here = _Here(str(Path.cwd()), max(1, default_threads() // jobs)) if local else None
+    if options.backend == "ray":
+        yield from _by_ray(model, options, todo, jobs, here)
+        return
     import joblib
 
-    here = _Here(str(Path.cwd()), max(1, default_threads() // jobs)) if options.backend == "loky" else None
     tasks = (joblib.delayed(_there)(model, options, candidate, here) for candidate in list(todo))
     yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=jobs)(tasks)
+
+
+def _by_ray(
+    model: Source, options: SearchOptions, todo: Sequence[Candidate], jobs: int, here: _Here | None
+) -> Iterator[tuple[Candidate, Point]]:
+    """By ray itself: its backend for joblib gives nothing before all is finished."""
+    import ray
+
+    task, shared = ray.remote(max_retries=0)(_there), [ray.put(x) for x in (model, options)]
+    waiting, running = list(todo), list[Any]()
+    while waiting or running:
+        new = waiting[: jobs - len(running)]
+        waiting = waiting[len(new) :]
+        running += [task.remote(*shared, candidate, here) for candidate in new]
+        finished, running = ray.wait(running)
+        yield from ray.get(finished)
 
 
 class _Here(NamedTuple):
@@ -280,10 +313,14 @@ def _there(model: Source, options: SearchOptions, candidate: Candidate, here: _H
 
 
 def _died() -> tuple[type[BaseException], ...]:
-    """What joblib raises where a worker dies."""
+    """What joblib and ray raise where a worker dies."""
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    return (BrokenProcessPool,)  # TerminatedWorkerError is one
+    if "ray" not in sys.modules:
+        return (BrokenProcessPool,)  # TerminatedWorkerError is one
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+    return BrokenProcessPool, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 
 # ---- journal -------------------------------------------------------------------------------------------------------

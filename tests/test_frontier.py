@@ -87,6 +87,18 @@ def test_a_cluster_finds_the_same(alone):
     assert told(found) == told(alone)
 
 
+@pytest.mark.filterwarnings("default")  # of ray's own
+@pytest.mark.parametrize("running", [False, True], ids=["its own", "a running one"])
+def test_ray_finds_the_same(alone, running):
+    """Two workers of ray give the result of one process; ray is shut down again unless it was running before."""
+    ray = pytest.importorskip("ray")
+    if running:
+        ray.init(num_cpus=2, include_dashboard=False)
+    assert told(onnxprune.search(MODEL, **TWO, **OPTIONS, jobs=2, backend="ray")) == told(alone)
+    assert ray.is_initialized() == running
+    ray.shutdown()
+
+
 def test_a_target_out_of_reach_is_one_point(alone):
     """A candidate that cannot be made says why; the others are there. Where all fail, the search does."""
     found = onnxprune.search(MODEL, flops=[0.001, 0.6], methods=["cluster"], **OPTIONS)
@@ -228,9 +240,13 @@ def test_a_journal_of_other_options_is_refused(tmp_path):
             onnxprune.search(model, flops=[0.6], methods=["cluster"], **OPTIONS, **more, journal=journal)
 
 
+@pytest.mark.filterwarnings("default")  # of ray's own
+@pytest.mark.parametrize("backend", ["loky", "ray"])
 @pytest.mark.parametrize(("deaths", "fate"), [(1, "made"), (99, "died twice")])
-def test_a_dead_worker(tmp_path, monkeypatch, deaths, fate):
+def test_a_dead_worker(tmp_path, monkeypatch, deaths, fate, backend):
     """A candidate whose worker dies is tried again, then reported; what others finish is not lost."""
+    if backend == "ray":
+        pytest.importorskip("ray")
     (tmp_path / f"killing{deaths}.py").write_text(
         "import os, pathlib, numpy as np\n"
         f"place, test = pathlib.Path({str(tmp_path)!r}), np.load({TEST!r})\n"
@@ -242,7 +258,7 @@ def test_a_dead_worker(tmp_path, monkeypatch, deaths, fate):
         "    yield test['input'], test['labels']\n"
     )
     monkeypatch.chdir(tmp_path)
-    options = OPTIONS | {"val": f"killing{deaths}:val"}
+    options = OPTIONS | {"val": f"killing{deaths}:val", "backend": backend}
     if fate == "made":
         found = onnxprune.search(MODEL, flops=[0.5, 0.6], methods=["cluster"], **options, jobs=2)
         assert not any(p.failed for p in found.points)
