@@ -230,14 +230,14 @@ class Runner:
         return launch([str(self.peer), str(PEER), *arguments, *more], self.threads)
 
 
-def launch(command: list[str], threads: int) -> dict[str, Any]:
-    """Run a command and read its last line, which is JSON."""
+def launch(command: list[str], threads: int, limit: float = LIMIT) -> dict[str, Any]:
+    """Run a command for `limit` seconds at most and read its last line, which is JSON."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(threads))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
-        return {"failed": f"more than {LIMIT} s"}
+        return {"failed": f"more than {limit:g} s"}
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:300]}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
