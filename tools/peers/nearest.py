@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STEPS = 9  # tries at most
-NEAR = 0.01  # a share this near ends the search
+NEAR = 0.02  # a share this near ends the search
 WITHIN = 0.05  # of the target: what misses by more gives way to other settings
 FAILURES = 3  # tries that may fail: a ratio can be too high for a network, and a lower one is tried next
 
@@ -31,7 +31,9 @@ class Search:
         return {"prune": self.best, "search": sum(self.seconds) - self.best}
 
 
-def search(prune: Callable[[float], tuple[Any, float]], keep: float, first: float, most: float = 0.95) -> Search:
+def search(
+    prune: Callable[[float], tuple[Any, float]], keep: float, first: float, most: float = 0.95, near: float = NEAR
+) -> Search:
     """Bisect the ratio, beginning with `first`; `prune` gives the model and its kept share. Raises the first error."""
     found, low, high, ratio = Search(), 0.0, most, first
     while len(found.tries) < STEPS and len(found.errors) < FAILURES:
@@ -45,7 +47,7 @@ def search(prune: Callable[[float], tuple[Any, float]], keep: float, first: floa
         found.seconds.append(time.process_time() - start)
         if model is not None and (found.model is None or abs(kept - keep) < abs(found.kept - keep)):
             found.model, found.ratio, found.kept, found.best = model, ratio, kept, found.seconds[-1]
-        if model is not None and abs(kept - keep) <= NEAR:
+        if model is not None and abs(kept - keep) <= near:
             break
         low, high = (ratio, high) if kept > keep else (low, ratio)
         ratio = (low + high) / 2

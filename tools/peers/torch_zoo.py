@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
-from nearest import WITHIN, Search, peak_mb, search
+from nearest import NEAR, WITHIN, Search, peak_mb, search
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -66,7 +66,7 @@ def write(network: nn.Module, size: int, path: str) -> str:
 
 
 def nearest(
-    ways: Sequence[Way], network: nn.Module, images: torch.Tensor, keep: float
+    ways: Sequence[Way], network: nn.Module, images: torch.Tensor, keep: float, near: float
 ) -> tuple[Search, dict[str, Any]]:
     """The first way that comes near enough, or the nearest; raises what the first way raised where none works."""
     before = macs(network, images)
@@ -79,7 +79,7 @@ def nearest(
             return smaller, macs(smaller, images) / before
 
         try:
-            found.append((search(step, keep, FIRST), settings))
+            found.append((search(step, keep, FIRST, near=near), settings))
         except Exception as e:  # noqa: BLE001 - a peer may fail in any way; another way may do
             errors.append(e)
         if found and abs(found[-1][0].kept - keep) <= WITHIN:
@@ -89,15 +89,15 @@ def nearest(
     return min(found, key=lambda x: abs(x[0].kept - keep))
 
 
-def main(version: str, *ways: Way) -> None:
-    """Build, search, write and print: the command line is NAME KEEP OUT WHOLE."""
+def main(version: str, *ways: Way, near: float = NEAR) -> None:
+    """Build, search, write and print: the command line is NAME KEEP OUT WHOLE; `near` ends the search."""
     name, keep, out, whole = sys.argv[1:]
     torch.set_num_threads(1)
     torch.manual_seed(zlib.crc32(name.encode()))
     network, size = build(name)
     enliven(network, size)
     images = random_images(1, size)
-    found, settings = nearest(ways, network, images, float(keep))
+    found, settings = nearest(ways, network, images, float(keep), near)
     start = time.process_time()
     exporter = write(found.model, size, out)
     seconds = found.times() | {"export": time.process_time() - start}
