@@ -41,7 +41,7 @@ COUNT = 40  # of the architectures, in the order of tools/zoo_list.py
 LATENCY = ("resnet18", "resnet50", "mobilenet_v2", "densenet121", "efficientnet_b0", "vit_tiny_patch16_224")
 TRAINED = ("cifar10_resnet20_jpegft", "cifar10_resnet56_jpegft", "mlperf_vww96")
 KEEP = 0.5
-LIMIT = 300  # seconds per row
+LIMIT = 300  # seconds of CPU that a tool may take per network
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,17 @@ class Runner:
     data: Path
     work: Path
     peers: dict[str, str]
-    limit: float
+    limit: int
     seconds: float
 
     def run(self, row: Row) -> dict[str, Any]:
         """What a row gives; `failed` says why there is nothing."""
         task = self.task(row)
         if row.kind == "latency":
-            return self.start(task, "latency", 3600) if Path(task["out"]).exists() else {"failed": "no file"}
-        found = self.start(task, "own") if row.label == OWN else self.peer(row, task)
+            return self.start(task, "latency") if Path(task["out"]).exists() else {"failed": "no file"}
+        found = self.start(task, "own", self.limit) if row.label == OWN else self.peer(row, task)
         if "failed" not in found:
-            found |= self.start(task, "judge" if row.kind == "prune" else "accuracy", 3600)
+            found |= self.start(task, "judge" if row.kind == "prune" else "accuracy")
         self.tidy(row, task, valid="failed" not in found and not found.get("problems"))
         return found
 
@@ -169,10 +169,10 @@ class Runner:
             paths |= {"reference": self.work / f"{row.network}.npy", "test": self.data / f"{trained.data}_test.npz"}
         return row.as_dict() | {k: str(v) for k, v in paths.items()} | {"threads": 1, "seconds": self.seconds}
 
-    def start(self, task: dict[str, Any], work: str, limit: float | None = None) -> dict[str, Any]:
+    def start(self, task: dict[str, Any], work: str, cpu: int | None = None) -> dict[str, Any]:
         """Run a child of our own."""
         command = [sys.executable, __file__, "--row", json.dumps(task | {"work": work})]
-        return bench.launch(command, 1, limit or self.limit)
+        return bench.launch(command, 1, cpu)
 
     def peer(self, row: Row, task: dict[str, Any]) -> dict[str, Any]:
         """Let a peer write its files."""
@@ -216,7 +216,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=", ".join(SCRIPTS))
     parser.add_argument("--latency", action="store_true", help="time the files that WORK holds")
     parser.add_argument("--seconds", type=float, default=60.0, help="time cap of each measurement of latency")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds that a tool may take per network")
+    parser.add_argument("--limit", type=int, default=LIMIT, help="CPU seconds that a tool may take per network")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="of the rows' names; '' only writes the table")
     parser.add_argument("--again", action="store_true", help="run what the journal holds, too")
     parser.add_argument("--failed", action="store_true", help="run again what failed")
