@@ -10,6 +10,7 @@ from typing import Any
 from peers_judge import SAME, WINDOW
 from recovery_grid import DEFAULT, PEERS
 from recovery_table import Lines, cell, provenance
+from zoo_list import architectures
 
 Result = dict[str, Any]
 TOOLS = ("onnxprune", "torch-pruning", "onnxsim", "torch-kirigami")
@@ -33,7 +34,8 @@ its own way. onnxprune and onnxsim are given the ONNX file, the others the torch
 One judge for all files: onnx.checker; runs in onnxruntime; output shapes of the original; finite; MACs as onnxprune
 counts them within {WINDOW[0]} to {WINDOW[1]}. Equal: the outputs are those of the original in which the weights that
 left are zero, to {SAME:g} of the largest output; which weights left is read off the two files. Where a normalisation
-looks at the channels that leave (LayerNorm), no cut equals its masked original, and nothing is stated.
+looks at the channels that leave (LayerNorm), no cut equals its masked original, and nothing is stated. Batch of 1:
+onnxsim found enough to remove only after the input was made static.
 """.splitlines()
 COST = """
 CPU seconds of one pruning step at the ratio that was taken and of writing the file; in brackets those of the search for
@@ -79,8 +81,9 @@ def unstated(r: Result) -> bool:
 
 
 def networks(pruned: dict[tuple[str, str], Result]) -> list[str]:
-    """Names in the order of the journal's first rows."""
-    return list(dict.fromkeys(n for n, _ in pruned))
+    """Names in the order of the zoo."""
+    order = architectures()
+    return sorted({n for n, _ in pruned}, key=lambda n: (order.index(n) if n in order else len(order), n))
 
 
 def common(pruned: dict[tuple[str, str], Result], tools: Sequence[str]) -> list[str]:
@@ -138,10 +141,14 @@ def verdict(r: Result | None) -> str:
         return f"failed: {plain(r['failed'])}"
     if r["problems"]:
         return f"invalid: {plain('; '.join(r['problems']))}"
-    inexact = ", inexact" if r["settings"].get("inexact") else ""
-    if "error" not in r:
-        return f"{r['kept']:.3f}{inexact}"
-    return f"{r['kept']:.3f}, " + ("equal" if equal(r) else f"differs: {r['error']:.1e}") + inexact
+    said = [f"{r['kept']:.3f}"]
+    if "error" in r:
+        said.append("equal" if equal(r) else f"differs: {r['error']:.1e}")
+    if r["settings"].get("inexact"):
+        said.append("inexact")
+    if "static" in r["settings"].get("form", ""):
+        said.append("batch of 1")
+    return ", ".join(said)
 
 
 def plain(text: str) -> str:
