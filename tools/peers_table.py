@@ -20,8 +20,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {  # labels of the journals
     "Torch-Pruning": BARE,
     "onnxsim": ("onnxsim",),
     "onnxprune, cut only (l2)": ("cut only: l2, uniform",),
+    "the same, inner channels": ("cut only: l2, uniform, inner channels",),
     "onnxprune, no data": (f"no data, {DEFAULT}",),
-    "Torch-Pruning, BN re-estimated": ESTIMATED,
+    "Torch-Pruning, BN re-estimated with data": ESTIMATED,
     "onnxprune, with data": (DEFAULT,),
 }
 HEAD = f"""# Beside the peers
@@ -179,17 +180,19 @@ def accuracy(found: Lines, recovery: Lines) -> Iterator[str]:
     own = [r for r in found.values() if r["kind"] == "accuracy"]
     places = list(dict.fromkeys((r["network"], r["keep"]) for r in own))
     rows = [r | {"seed": r.get("seed", 0)} for r in (*own, *recovery.values())]
-    body = []
+    cells = {}
     for network, keep in places:
         here = [r for r in rows if r["network"] == network and r.get("keep") == keep and r.get("align", 1) == 1]
-        body.append([network, f"{keep:g}", *(best(here, labels) for labels in COLUMNS.values())])
+        cells[network, keep] = {column: best(here, labels) for column, labels in COLUMNS.items()}
+    columns = [c for c in COLUMNS if any(row[c] != "-" for row in cells.values())]
+    body = [[network, f"{keep:g}", *(row[c] for c in columns)] for (network, keep), row in cells.items()]
     note = (
         "Top-1 in percent; ± is the standard error; in brackets the difference to the original and its 95 % interval.",
         "Torch-Pruning: the better of one ratio and one ranking, on inner channels (its script rebuilds CIFAR ResNets",
-        "only). The first four columns look at no data, the last two at unlabelled images. A share is given where it",
+        "only). Columns that say so look at unlabelled images, the others at no data. A share is given where it",
         "is not within 2 % below the target. All but onnxsim: tools/results/recovery.jsonl.",
     )
-    yield from table("Accuracy without training", ("", "kept MACs", *COLUMNS), body, note)
+    yield from table("Accuracy without training", ("", "kept MACs", *columns), body, note)
 
 
 def best(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
