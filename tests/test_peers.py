@@ -102,6 +102,14 @@ def test_normalised_channels_state_nothing(tool):
     assert judge.masked(proto(text.format(8)), proto(text.format(6))) == "normalisations over the removed channels"
 
 
+def test_means_over_channels_state_nothing(tool):
+    """A mean over channels that leave is a normalisation, too."""
+    mean = "m = ReduceMean<axes=[1]>(h) d = Sub(h, m)"
+    whole = proto(between(mean))
+    reason = "normalisations over the removed channels"
+    assert tool("peers_judge").masked(whole, cut(whole, [0, 2], [0, 2])) == reason
+
+
 def test_our_own_cut_passes(tool, tmp_path):
     """A fixture that onnxprune cuts to half is valid, equal to its masked original, and not to the original."""
     original = ROOT / "fixtures" / "resnet_folded_legacy.onnx"

@@ -98,8 +98,19 @@ def masked(whole: ModelProto, cut: ModelProto) -> ModelProto | str:
 
 
 def normalised(model: ModelProto, known: dict[str, Array]) -> list[int]:
-    """Widths over which normalisations look."""
-    return [known[n.input[1]].size for n in model.graph.node if n.op_type in NORMALISATIONS and n.input[1] in known]
+    """Widths over which normalisations look, and sizes over which a mean or a norm is taken."""
+    widths = [known[n.input[1]].size for n in model.graph.node if n.op_type in NORMALISATIONS and n.input[1] in known]
+    infos = onnx.shape_inference.infer_shapes(model).graph.value_info
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in infos}
+    means = [n for n in model.graph.node if n.op_type in ("ReduceMean", "ReduceL2")]
+    return widths + [reduced(n, shapes.get(n.input[0], []), known) for n in means]
+
+
+def reduced(node: NodeProto, shape: list[int], known: dict[str, Array]) -> int:
+    """Product of the axes that a reduction removes; 0 where a size is unknown."""
+    axes = next((list(a.ints) for a in node.attribute if a.name == "axes"), [])
+    axes = axes or (known[node.input[1]].tolist() if len(node.input) > 1 and node.input[1] in known else [])
+    return int(np.prod([shape[a] for a in axes])) if shape else 0
 
 
 def mask_biases(
