@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -230,14 +231,18 @@ class Runner:
         return launch([str(self.peer), str(PEER), *arguments, *more], self.threads)
 
 
-def launch(command: list[str], threads: int) -> dict[str, Any]:
-    """Run a command and read its last line, which is JSON."""
+def launch(command: list[str], threads: int, cpu: int | None = None) -> dict[str, Any]:
+    """Run a command and read its last line, which is JSON; cpu: seconds of computing, however busy the machine is."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(threads))
+    if cpu is not None:
+        command = ["prlimit", f"--cpu={cpu}", *command]
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT, check=False)
     except subprocess.TimeoutExpired:
         return {"failed": f"more than {LIMIT} s"}
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL) and cpu is not None:
+        return {"failed": f"more than {cpu} s of CPU"}
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:300]}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
