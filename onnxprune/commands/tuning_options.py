@@ -29,7 +29,7 @@ Labels = Annotated[bool, _training(None, "Use the labels of the training data, t
 Epochs = Annotated[int, _training("N", "Passes over the training data.")]
 Batch = Annotated[int, _training("N", "Samples per step.")]
 Optimizer = Annotated[str, _training("NAME", "adam or sgd.")]
-Rate = Annotated[float | None, _training("R", "Largest learning rate. Default: 3e-4 (adam), 0.01 (sgd).", "--lr")]
+Rate = Annotated[float | None, _training("R", "Largest learning rate. Default: 1e-3 (adam), 0.01 (sgd).", "--lr")]
 Temperature = Annotated[float | None, _training("T", "Of the scores. Default: 2 up to 10 classes, else 4.")]
 Alpha = Annotated[
     float | None, _training("A", "Weight of the teacher, 0..1; the rest is the labels'. Default: 1, 0.9 with --labels.")

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("data", help="an .npz file: arrays by input name, and `labels` if there are any")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
     given = parser.parse_args()
     with np.load(given.data) as held:
         student = train(dict(held), given.epochs, given.batch, given.lr)
