@@ -15,6 +15,15 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from onnxprune import parallel
 
 
+@pytest.fixture(autouse=True)
+def pool(monkeypatch):
+    """As many threads as there are CPUs, also where the process of the tests has one."""
+    monkeypatch.delenv("ONNXPRUNE_THREADS", raising=False)
+    parallel._pool.cache_clear()
+    yield
+    parallel._pool.cache_clear()
+
+
 def blas_threads():
     """Threads of every BLAS in this process."""
     return [x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"]

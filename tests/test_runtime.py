@@ -344,7 +344,10 @@ def test_threads_follow_affinity_and_quota(monkeypatch, tmp_path, content, cpus,
     read = files.read_text
     monkeypatch.setattr(runtime, "read_text", lambda path: read(path.replace("/sys/fs/cgroup", str(tmp_path))))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)), raising=False)
+    monkeypatch.delenv("ONNXPRUNE_THREADS", raising=False)
     assert runtime.default_threads() == expected
+    monkeypatch.setenv("ONNXPRUNE_THREADS", "2")
+    assert runtime.default_threads() == min(expected, 2)
 
 
 @pytest.mark.parametrize("path", MODELS or [None], ids=lambda p: p.name if p else "none")
