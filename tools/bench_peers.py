@@ -18,7 +18,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -188,19 +188,6 @@ class Runner:
             Path(path).unlink(missing_ok=True)
 
 
-def measure(todo: Iterable[Row], runner: Runner) -> None:
-    """Run rows and append them to the journal."""
-    JOURNAL.parent.mkdir(exist_ok=True)
-    for row in todo:
-        start = time.perf_counter()
-        result = runner.run(row)
-        line = row.as_dict() | {"wall": time.perf_counter() - start, "result": result} | bench.provenance(1)
-        with JOURNAL.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(bench.rounded(line)) + "\n")
-        told = result.get("failed") or "; ".join(result.get("problems", ())) or "done"
-        print(f"{row.key}: {line['wall']:.1f} s, {told}", flush=True)
-
-
 def chosen(args: argparse.Namespace) -> list[Row]:
     """The rows to run, of the tools that are at hand."""
     wanted = (r for r in rows() if (r.kind == "latency") == args.latency)
@@ -217,12 +204,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--latency", action="store_true", help="time the files that WORK holds")
     parser.add_argument("--seconds", type=float, default=60.0, help="time cap of each measurement of latency")
     parser.add_argument("--limit", type=int, default=LIMIT, help="CPU seconds that a tool may take per network")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="of the rows' names; '' only writes the table")
-    parser.add_argument("--again", action="store_true", help="run what the journal holds, too")
-    parser.add_argument("--failed", action="store_true", help="run again what failed")
-    parser.add_argument("--list", action="store_true", help="name the rows that are left, and do not run them")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = bench.with_rows(parser).parse_args()
     if not args.row and not args.work:
         parser.error("ZOO, MODELS, DATA and WORK are needed")
     args.peers = dict(p.split("=", 1) for p in args.peer)
@@ -245,7 +227,7 @@ def main() -> int:
     bench.restrict(1)  # all children, whatever their language
     args.work.mkdir(parents=True, exist_ok=True)
     runner = Runner(args.zoo, args.models, args.data, args.work, args.peers, args.limit, args.seconds)
-    measure(todo, runner)
+    bench.measure(todo, runner.run, 1, JOURNAL)
     peers_table.write(bench.journal(JOURNAL), bench.journal(bench.JOURNAL), TABLE)
     return 0
 

@@ -299,7 +299,9 @@ def shown(result: dict[str, Any]) -> str:
     """A result in a word."""
     if "correct" in result:
         return f"{100 * result['correct'] / result['n']:.2f} %"
-    return f"latency {result['ratio']['point']:.3f}" if "ratio" in result else result.get("failed", "done")
+    if "ratio" in result:
+        return f"latency {result['ratio']['point']:.3f}"
+    return result.get("failed") or "; ".join(result.get("problems", ())) or "done"
 
 
 def rounded(value: Any) -> Any:
@@ -322,6 +324,11 @@ def parser_of(page: str | None, second: str = "DATA") -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(description=(page or "").splitlines()[0])
     parser.add_argument("models", metavar="MODELS", type=Path, nargs="?")
     parser.add_argument("data", metavar=second, type=Path, nargs="?")
+    return with_rows(parser)
+
+
+def with_rows(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The same with the arguments that choose rows."""
     parser.add_argument("--only", default="*", metavar="PATTERN", help="of the rows' names; '' only writes the table")
     parser.add_argument("--again", action="store_true", help="run what the journal holds, too")
     parser.add_argument("--failed", action="store_true", help="run again what failed")
