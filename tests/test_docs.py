@@ -342,7 +342,7 @@ def test_json_keys_of_other_commands(tmp_path):
 def test_json_keys_of_finetune():
     """The table has the keys of a fine-tuning, and names what is in them."""
     epoch = {"epoch": 0, "loss": None, "held_loss": 1.0, "agreement": 1.0, "seconds": 0.0}
-    counts = (1, 1, 1, {}, (epoch,), 0, "", False, False, {}, 1, {"before": 0.0, "after": 0.0}, "cpu")
+    counts = (1, 1, 1, {}, (epoch,), 0, "", False, False, {}, 1, {"before": 0.0, "after": 0.0}, "cpu", 0)
     told = json.loads(json.dumps(TuneReport("", "", "", *counts).as_dict()))
     assert_documented(told | {"output": ""}, "finetune", skip=("settings", "shares"))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from typing import Any
@@ -62,8 +63,26 @@ def cut(task: dict[str, Any]) -> dict[str, Any]:
     """A bare cut beside the cleaned original."""
     from onnxprune import clean
 
-    result = compressed(task, flops=task["keep"])
-    return kept(result) | paired(clean(task["model"]), result.model, task["seconds"])
+    result, before = compressed(task, flops=task["keep"]), clean(task["model"])
+    blocks = in_blocks(result.model) / in_blocks(before)
+    return kept(result) | {"blocks": blocks} | paired(before, result.model, task["seconds"])
+
+
+def in_blocks(model: Any) -> float:
+    """MACs of the convolutions, if every width from a block on is the next multiple of it, as the kernels have it."""
+    from onnx import shape_inference
+
+    from onnxprune.validation.kernels import block_size
+
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    block, weights = block_size(), {t.name: tuple(t.dims) for t in graph.initializer}
+    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.output)}
+    total = 0
+    for node in (n for n in graph.node if n.op_type == "Conv"):
+        outputs, inputs, *kernel = weights[node.input[1]]
+        whole = -(-inputs // block) * block if inputs >= block else inputs
+        total += -(-outputs // block) * block * whole * math.prod(kernel) * math.prod(sizes[node.output[0]][2:])
+    return float(total)
 
 
 def compressed(task: dict[str, Any], **given: float) -> Any:

@@ -299,7 +299,7 @@ def shown(result: dict[str, Any]) -> str:
     """A result in a word."""
     if "correct" in result:
         return f"{100 * result['correct'] / result['n']:.2f} %"
-    if "ratio" in result:
+    if isinstance(result.get("ratio"), dict):
         return f"latency {result['ratio']['point']:.3f}"
     return result.get("failed") or "; ".join(result.get("problems", ())) or "done"
 

@@ -18,11 +18,8 @@ OWN = (
 )  # of MODELS
 ZOO = ("resnet18", "resnet50", "mobilenet_v2", "densenet121")  # of ZOO, NAME.legacy.onnx
 NETWORKS = (*OWN, *ZOO)
-KEEPS, ALIGNS = (0.75, 0.5, 0.25), (1, 8)
-CHOICES: dict[str, dict[str, str]] = {
-    "l2, uniform": {"method": "l2", "allocate": "uniform"},
-    "group_norm, global": {"method": "group_norm", "allocate": "global"},
-}
+KEEPS, ALIGNS = (0.75, 0.5, 0.25), (1, 8, 16)
+CHOICES: dict[str, dict[str, str]] = {"group_norm, global": {"method": "group_norm", "allocate": "global"}}
 TARGETS = ("cifar10_resnet20_jpegft", "mlperf_vww96", "efficientnet_lite0_dynamo", *ZOO)
 INT8 = ("cifar10_resnet20_jpegft", "mlperf_vww96", "resnet18")
 
@@ -55,8 +52,12 @@ class Row:
 def rows() -> Iterator[Row]:
     """All rows: floors, cuts, targets, int8."""
     yield from (Row("floor", n) for n in NETWORKS)
-    for network in NETWORKS:
-        for label in CHOICES:
-            yield from (Row("cut", network, label, keep, align) for keep in KEEPS for align in ALIGNS)
+    for label in CHOICES:
+        yield from cut_rows(label)
     yield from (Row("target", n, "group_norm, global", 0.5) for n in TARGETS)
     yield from (Row("int8", n, "group_norm, global", 0.5, 8) for n in INT8)
+
+
+def cut_rows(label: str) -> Iterator[Row]:
+    """The cuts of one choice, by network."""
+    return (Row("cut", n, label, keep, align) for n in NETWORKS for keep in KEEPS for align in ALIGNS)

@@ -38,6 +38,7 @@ Beta = Annotated[float, _training("B", "Weight of the tensor before the classifi
 Views = Annotated[int, _training("N", "Fixed augmented views of every image, 1..8.")]
 Augment = Annotated[str, _training("HOW", f"How views differ: {', '.join(AUGMENTS)}; auto: both, for colour images.")]
 Loss = Annotated[str, _training("NAME", "kl, mse, or auto: by the shape of each output.")]
+Norm = Annotated[str, _training("NAME", "batch: normalise by batch while training, folded at the end; or frozen.")]
 Patience = Annotated[int, _training("N", "Stop after N epochs without progress on held-out training data.")]
 Take = Annotated[str, _training("WHICH", "best: the weights best on held-out training data; last: of the last epoch.")]
 Limit = Annotated[int | None, _training("N", "Use N samples, taken at random.")]
@@ -72,6 +73,7 @@ class Tuning(o.Written):
     views: Views = 4
     augment: Augment = "auto"
     loss: Loss = "auto"
+    norm: Norm = "batch"
     patience: Patience = 5
     take: Take = "best"
     limit: Limit = None

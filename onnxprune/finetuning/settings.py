@@ -16,10 +16,11 @@ Source = str | Path | onnx.ModelProto
 Optimizer = Literal["adam", "sgd"]
 Loss = Literal["auto", "kl", "mse"]
 Take = Literal["best", "last"]
+Norm = Literal["batch", "frozen"]
 RATES: dict[str, float] = {"adam": 1e-3, "sgd": 0.01}
 WITH_LABELS = 0.9  # alpha where labels are used and nothing else is said
 _RECORDED = {"epochs", "batch", "optimizer", "lr", "temperature", "alpha", "beta", "views", "augment", "loss", "seed"}
-_RECORDED |= {"limit", "clip", "labels", "patience", "preprocess", "take"}
+_RECORDED |= {"norm", "limit", "clip", "labels", "patience", "preprocess", "take"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class TuneOptions:
     views: int = 4
     augment: Augment = "auto"
     loss: Loss = "auto"
+    norm: Norm = "batch"
     patience: int = 5
     take: Take = "best"
     clip: float = 1.0
@@ -67,7 +69,7 @@ class TuneOptions:
             raise UsageError("; ".join(problems))
 
     def _rules(self) -> list[tuple[bool, str]]:
-        choices = {"optimizer": Optimizer, "augment": Augment, "loss": Loss, "take": Take}
+        choices = {"optimizer": Optimizer, "augment": Augment, "loss": Loss, "norm": Norm, "take": Take}
         rules = [(getattr(self, n) not in get_args(c), self._unknown(n, get_args(c))) for n, c in choices.items()]
         rules += [(getattr(self, n) < 1, f"--{n} must be at least 1") for n in ("epochs", "batch", "patience")]
         rules += [

@@ -28,7 +28,7 @@ from onnxprune.signature import taking
 if TYPE_CHECKING:
     from onnxprune.student.loss import Objective
     from onnxprune.student.network import Network
-    from onnxprune.student.training import Course
+    from onnxprune.student.training import Course, Training
 
 OnEpoch = Callable[[int, Mapping[str, Array]], None]
 AGREE = 1e-4  # relative difference between torch and onnxruntime that float noise explains
@@ -55,7 +55,9 @@ def finetune(model: Source, options: TuneOptions) -> Tuned:
     `data.open_data` takes them; preprocess: how raw images become inputs. labels: whether the labels of the data are
     used, too. epochs, batch, optimizer ("adam", "sgd"), lr (the largest; warm-up, then a cosine down to 0), seed, clip
     (norm of the gradient). temperature, alpha, beta: of the loss, see `student.loss.Objective`; beta needs the plan
-    where the classifier's input was pruned. loss: "kl", "mse", or "auto" by the shape of the outputs. views: so many
+    where the classifier's input was pruned. loss: "kl", "mse", or "auto" by the shape of the outputs.
+    norm: "batch" puts normalisations by batch behind convolutions for the time of training, see `student.norms`;
+    "frozen" does not. views: so many
     fixed views of every image, 1..8; augment: "auto", "both", "flip", "shift", "none". A tenth of the data is held
     out: with take="best" those weights are taken that are best there, with "last" those of the last epoch; patience:
     epochs without progress before it stops. limit: samples used; memory: bytes, beyond which temporary files are used.
@@ -84,10 +86,10 @@ def tune(model: Source, options: TuneOptions, on_epoch: OnEpoch | None = None) -
     teacher = Teacher(original, names, room)
     training = Training(network, objective, samples, teacher, options, _key(student, original, samples, options))
     course = training.run(on_epoch)
-    tuned = with_weights(student, network.cpu().arrays())
-    proof["after"] = prove(network, tuned, specs, options.seed + 1)
     epoch = course.best_epoch if options.take == "best" or course.stopped else course.epoch
-    return Tuned(tuned, _report(model, samples, network, options, course, proof, epoch, str(training.device)))
+    tuned = with_weights(student, network.cpu().arrays() if epoch else {})
+    proof["after"] = prove(network, tuned, specs, options.seed + 1)
+    return Tuned(tuned, _report(model, samples, training, course, proof, epoch))
 
 
 def require_torch() -> None:
@@ -217,13 +219,13 @@ def _key(student: onnx.ModelProto, teacher: onnx.ModelProto, samples: Samples, o
 def _report(
     model: Source,
     samples: Samples,
-    network: Network,
-    options: TuneOptions,
+    training: Training,
     course: Course,
     proof: dict[str, float],
     epoch: int,
-    device: str,
 ) -> TuneReport:
+    options = training.options
+
     def name(source: Source) -> str:
         return source.graph.name if isinstance(source, onnx.ModelProto) else str(source)
 
@@ -233,7 +235,7 @@ def _report(
         data=samples.name,
         samples=len(samples.train),
         held=len(samples.held),
-        weights=len(network.weights),
+        weights=len(training.network.weights),
         settings=options.settings(),
         history=tuple(course.history),
         epoch=epoch,
@@ -243,7 +245,8 @@ def _report(
         shares=dict(course.shares),
         images=course.images,
         proof=proof,
-        device=device,
+        device=str(training.device),
+        normalised=training.normalised,
         notes=samples.notes,
     )
 

@@ -18,7 +18,7 @@ class TuneReport:
     data), `seconds`; the first entry is the start. epoch: whose weights were taken; stopped: why it ended early, "" if
     it did not; failed: whether the loss was not finite; interrupted: whether by Ctrl-C. shares: seconds by what they
     were spent on; images: samples trained on; proof: largest relative difference between torch and onnxruntime,
-    `before` and `after`.
+    `before` and `after`; normalised: layers that were normalised by batch.
     """
 
     model: str
@@ -37,6 +37,7 @@ class TuneReport:
     images: int
     proof: dict[str, float]
     device: str
+    normalised: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,15 +67,18 @@ def tuning(report: TuneReport, output: object) -> RenderableType:
         seconds = f"{e['seconds']:.1f}" if e["epoch"] else ""
         table.add_row(str(e["epoch"]), loss, f"{e['held_loss']:.4g}", f"{e['agreement']:.1%}", seconds)
     head = (
-        f"{report.model} -> {output}\n\n{report.weights} weights trained on {report.samples} samples of {report.data}"
+        f"{report.model} -> {output}\n\n{report.weights} weights trained on {report.samples} samples of {report.data}; "
+        f"{report.held} held out."
     )
+    if report.normalised:
+        head += f" {report.normalised} layers were normalised by batch meanwhile."
     spent = ", ".join(f"{k} {v / report.seconds:.0%}" for k, v in report.shares.items()) if report.seconds else ""
     found = f"The weights are those of epoch {report.epoch}"
     why = f"; stopped early: {report.stopped}" if report.stopped else ""
     rate = f"{report.images / report.seconds:.0f} samples a second on the {report.device}: {spent}." if spent else ""
     proof = f"torch and onnxruntime agree to {report.proof['after']:.1e} relative."
     return Group(
-        Text(f"{head}; {report.held} held out.\n"),
+        Text(f"{head}\n"),
         table,
         Text(f"\n{found}{why}. {proof}\n{rate}"),
         *(Text(note) for note in report.notes),

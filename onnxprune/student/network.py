@@ -25,6 +25,7 @@ Feeds = Mapping[str, Tensor]
 class Step(NamedTuple):
     """One node: names of what it reads (None: omitted) and makes, and of what nobody reads after it."""
 
+    op: str
     function: Function
     inputs: tuple[str | None, ...]
     outputs: tuple[str, ...]
@@ -47,10 +48,12 @@ class Stored(NamedTuple):
 
 
 class Network(nn.Module):
-    """A model in torch: in inference form (statistics of normalisations stay as they are), with gradients.
+    """A model in torch: in inference form (statistics of normalisations stay as they are unless `student.norms` puts
+    in others), with gradients.
 
     proto: not changed. weights: the parameters by initializer name. Weights that are stored as whole numbers are
-    trained as floats that are rounded on every use, so that what is trained is what is written. batch: the number of
+    trained as floats that are rounded on every use, so that what is trained is what is written. norms: what `normalise`
+    put in, by step; empty before. batch: the number of
     samples that the graph takes, None for any: other numbers are split into such batches.
     Raises UnsupportedError, with the node, for what has no torch function, and for weights that are not float32.
     """
@@ -66,6 +69,7 @@ class Network(nn.Module):
         self._whole: dict[str, Tensor] = {}  # sizes and indices: they stay on the CPU
         self._slots: dict[str, str] = {}  # floats by name -> name of the parameter or buffer
         self._stored: dict[str, Stored] = {}
+        self.norms = nn.ModuleDict()
         _check(proto, model)
         self._read_initializers(model)
         self.steps = self._build(model)
@@ -74,6 +78,11 @@ class Network(nn.Module):
     def weights(self) -> dict[str, nn.Parameter]:
         """Parameters by initializer name."""
         return {n: p for n, s in self._slots.items() if (p := self._parameters.get(s)) is not None}
+
+    def held(self, name: str) -> Tensor:
+        """A weight or a constant of floats, by initializer name."""
+        found: Tensor = getattr(self, self._slots[name])
+        return found
 
     # ---- building ----------------------------------------------------------------------------------------------------
 
@@ -144,7 +153,8 @@ class Network(nn.Module):
         if node.op == "DequantizeLinear" and names[0] in self._stored:
             how = self._stored[str(names[0])]
             function, attrs = _requantised, {"axis": how.axis, "limits": how.limits}
-        return Step(partial(function, **attrs), tuple(names), tuple(o.name for o in node.outputs), label)
+        made = tuple(o.name for o in node.outputs)
+        return Step(node.op, partial(function, **attrs), tuple(names), made, label)
 
     def _name(self, given: Any, label: str) -> str | None:
         if given is None or not isinstance(given, np.ndarray):
@@ -200,11 +210,37 @@ class Network(nn.Module):
                         return step.label
         return ""
 
+    def take_any_number(self, feeds: Feeds) -> None:
+        """From now on, take any number of samples at once, if the graph is seen to give the same for `feeds` then: the
+        number that it was exported for often matters to nothing but the first size of a Reshape.
+        """
+        if self.batch is None:
+            return
+        batch, whole = self.batch, dict(self._whole)
+        with torch.no_grad():
+            wanted = self(feeds)
+            self.batch = None
+            for name in (s.inputs[1] for s in self.steps if s.op == "Reshape"):
+                if name in whole and whole[name][:1].tolist() == [batch]:
+                    self._whole[str(name)] = torch.cat([whole[str(name)].new_zeros(1), whole[str(name)][1:]])
+            try:
+                same = all(_alike(made, wanted[n]) for n, made in self(feeds).items())
+            except UnsupportedError:
+                same = False
+        if not same:
+            self.batch, self._whole = batch, whole
+
     # ---- weights -----------------------------------------------------------------------------------------------------
 
     def arrays(self) -> dict[str, Array]:
-        """The weights by initializer name, of the element type of the graph."""
-        return {name: self._array(name, p.detach().cpu().contiguous()) for name, p in self.weights.items()}
+        """The weights by initializer name, of the element type of the graph, with all normalisations folded in; the
+        statistics of the graph's own, too, where they were trained.
+        """
+        found = {name: p.detach() for name, p in self.weights.items()}
+        for index, norm in self.norms.items():
+            names = [n for n in self.steps[int(index)].inputs[1:] if n is not None]
+            found.update(zip(names, norm.folded(*(self.held(n).detach() for n in names)), strict=True))
+        return {name: self._array(name, value.cpu().contiguous()) for name, value in found.items()}
 
     def _array(self, name: str, value: Tensor) -> Array:
         how = self._stored.get(name)
@@ -279,6 +315,13 @@ def _run(step: Step, held: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsupportedError(f"{step.label} cannot be run by torch: {first}") from error
     return made if isinstance(made, tuple) else (made,)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or not b.numel():
+        return False
+    x, y = a.double(), b.double()
+    return bool(torch.allclose(x, y, rtol=1e-3, atol=1e-4 * float(y.abs().max())))
 
 
 def _with_ends(steps: Sequence[Step], outputs: Iterable[str]) -> list[Step]:

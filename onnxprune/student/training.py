@@ -21,11 +21,13 @@ from onnxprune.finetuning.samples import Arrays, Rows, Samples, Teacher
 from onnxprune.finetuning.settings import TuneOptions
 from onnxprune.student.loss import Objective
 from onnxprune.student.network import Network
+from onnxprune.student.norms import estimate, normalise
 
 _LOG = logging.getLogger("onnxprune")
 _EVERY = 0.5  # seconds between signs of progress
 _WARM_UP = 0.1  # share of the steps, at most one epoch
 _MOMENTUM = 0.9
+_MEASURED = 8  # batches that show what the layers give
 _RESUMED = ("epoch", "history", "best_epoch", "images", "shares", "stopped")  # of a course, in a checkpoint
 Weights = dict[str, Tensor]
 OnEpoch = Callable[[int, Mapping[str, Any]], None]
@@ -60,12 +62,22 @@ class Training:
         self.options, self._key = options, key
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network.channels_last().to(self.device)
+        few = math.lcm(2, network.batch or 1)
+        network.take_any_number(self._feeds(samples.batch(samples.train[:few], None)))
         chunk = math.lcm(network.batch or 1, teacher.chunk or 1)
         self._size = max(min(options.batch, len(samples.train)) // chunk, 1) * chunk
         self._steps = -(-len(samples.train) // self._size)
+        self.normalised = normalise(network, self._some(0)) if options.norm == "batch" else 0
         self._optimizer = _optimizer(network, options)
         self._course = Course()
         self._clock, self._told = _Clock(self._course.shares), _Progress()
+
+    def _some(self, number: int) -> Iterator[dict[str, Tensor]]:
+        """Batches of an epoch's view that show what the layers give."""
+        order = np.random.default_rng([self.options.seed, 3, number]).permutation(len(self.samples.train))
+        for start in range(0, min(_MEASURED, len(order) // self._size) * self._size, self._size):
+            rows = self.samples.train[order[start : start + self._size]]
+            yield self._feeds(self.samples.batch(rows, number % self.options.views))
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -95,6 +107,7 @@ class Training:
         chosen = course.best if options.take == "best" or course.stopped else None
         if chosen:
             self._restore(chosen)
+        self.network.eval()
         return course
 
     def _start(self) -> None:
@@ -111,6 +124,7 @@ class Training:
             answers = self.teacher.know(
                 self.samples, view, self._size, lambda done: self._told.teacher(view, done, len(self.samples.train))
             )
+        self.network.train()
         order = np.random.default_rng([self.options.seed, 2, number]).permutation(len(self.samples.train))
         losses = []
         for step in range(self._steps):
@@ -121,6 +135,9 @@ class Training:
                 self._fail(places, view, number, step, loss)
                 return
             self._told.step(number, step, self, float(np.mean(losses[-50:])), agreement)
+        if self.normalised:
+            with self._clock("statistics"):
+                estimate(self.network, self._some(number))
         held, agreement = self._judge()
         if not math.isfinite(held):
             course.stopped, course.failed = f"the loss on held-out data was {held} after epoch {number + 1}", True
@@ -183,6 +200,7 @@ class Training:
 
     def _judge(self) -> tuple[float, float]:
         """Loss and agreement on what was set aside."""
+        self.network.eval()
         with self._clock("evaluation"), torch.no_grad():
             totals, held = np.zeros(2), self.samples.held
             answers = self._held_answers()
@@ -217,12 +235,10 @@ class Training:
         return None if labels is None else self._tensor(labels[rows].astype(np.int64))
 
     def _weights(self) -> Weights:
-        return {n: p.detach().cpu().clone() for n, p in self.network.weights.items()}
+        return {n: x.detach().cpu().clone() for n, x in self.network.state_dict().items()}
 
     def _restore(self, weights: Weights) -> None:
-        with torch.no_grad():
-            for name, parameter in self.network.weights.items():
-                parameter.copy_(weights[name])
+        self.network.load_state_dict(weights)
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -259,7 +275,7 @@ class Training:
 
 
 def _optimizer(network: Network, options: TuneOptions) -> torch.optim.Optimizer:
-    weights = list(network.weights.values())
+    weights = list(network.parameters())
     if options.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=options.rate, momentum=_MOMENTUM)
     return torch.optim.Adam(weights, lr=options.rate)

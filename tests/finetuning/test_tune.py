@@ -78,6 +78,21 @@ def test_the_teacher_is_worth_more_than_the_labels_alone(torch, labelled):
     assert found[0.9] > found[0.0] + 0.01 > accuracy(start, 250) + 0.01
 
 
+@pytest.mark.parametrize("name", ["resnet_folded_legacy", "resnet_bn_dynamo", "vgg_legacy"])
+def test_normalised_by_batch(torch, name):
+    """Where the graph is one of convolutions, also for one sample at a time, they are normalised by batch while
+    training, and more is gained in the same steps than with what was exported.
+    """
+    teacher = FIXTURES / f"{name}.onnx"
+    start = onnxprune.compress(teacher, flops=0.2, data=TRAIN, allocate="global", align=1).model
+    report = {n: tune(start, teacher=teacher, epochs=4, norm=n, lr=0.01).report for n in ("batch", "frozen")}
+    assert report["frozen"].normalised == 0
+    assert report["batch"].normalised == (4 if name == "vgg_legacy" else 12)
+    assert report["batch"].history[-1]["held_loss"] < report["frozen"].history[-1]["held_loss"]
+    assert report["batch"].history[0]["held_loss"] == pytest.approx(report["frozen"].history[0]["held_loss"], rel=1e-3)
+    assert max(report["batch"].proof.values()) < 1e-4
+
+
 def test_the_graph_stays(torch, cut):
     """Only weights change: nodes, names, operator set and signature are those of the cut model, which is not touched."""
     before = cut.SerializeToString()

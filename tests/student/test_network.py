@@ -263,6 +263,23 @@ def test_fixed_batches_are_separate():
     assert network.weights["w"].grad is not None
 
 
+def test_fixed_batches_that_mean_nothing():
+    """A graph for one sample whose Reshape alone says so takes many at once; one that mixes them does not."""
+    x = torch.randn(5, 2, 3)
+    body = "w> { f = Reshape(x, s) y = MatMul(f, w) }".replace("w> ", "w, int64[2] s = {1, 6}> ")
+    network = Network(proto(f"g (float[1,2,3] x) => (float[1,4] y) <float[6,4] {body}"))
+    before = network({"x": x})["y"]
+    network.take_any_number({"x": x[:2]})
+    assert network.batch is None
+    assert torch.allclose(network({"x": x})["y"], before, atol=1e-6)
+    for mixing in ("m = Softmax<axis=0>(x) y = Add(x, m)", "m = ReduceSum<keepdims=0>(x, z) y = Add(x, m)"):
+        network = Network(proto(f"g (float[1,2,3] x) => (float[1,2,3] y) <int64[1] z = {{0}}> {{ {mixing} }}"))
+        before = network({"x": x})["y"]
+        network.take_any_number({"x": x[:2]})
+        assert network.batch == 1
+        assert torch.equal(network({"x": x})["y"], before)
+
+
 # ---- refusals -----------------------------------------------------------------------------------------------------
 
 
