@@ -34,21 +34,23 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "cifar10"  # networks that M
 PREPROCESS = "layout=nchw,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225"
 R20, R56 = "cifar10_resnet20_jpegft", "cifar10_resnet56_jpegft"
 LABELS = {"labels": True, "alpha": 0.9}
+FREE = {"align": 1}  # any widths, as in the tables of recovery
 Spec = dict[str, Any]
 # name -> what differs from `spec`; flops None: the network itself, trained by the same recipe
 ROWS: dict[str, Spec] = {
-    "resnet56_0.2": {"model": R56, "flops": 0.2, "lr": 2e-3},
-    "resnet56_0.2_hybrid": {"model": R56, "flops": 0.2, "method": "hybrid"},
-    "resnet20_0.35": {"model": R20, "flops": 0.35},
-    "resnet20_0.2": {"model": R20, "flops": 0.2},
-    "resnet20_0.35_hybrid": {"model": R20, "flops": 0.35, "method": "hybrid"},
-    "resnet20_0.35_moments": {"model": R20, "flops": 0.35, "recover": "moments"},
-    "resnet20_0.35_cut": {"model": R20, "flops": 0.35, "recover": "none"},
-    "resnet20_0.2_moments": {"model": R20, "flops": 0.2, "recover": "moments"},
-    "resnet20_0.2_cut": {"model": R20, "flops": 0.2, "recover": "none"},
+    "resnet56_0.2": {"model": R56, "flops": 0.2, "lr": 3e-3, **FREE},
+    "resnet56_0.2_hybrid": {"model": R56, "flops": 0.2, "method": "hybrid", **FREE},
+    "resnet56_0.2_blocks_frozen": {"model": R56, "flops": 0.2, "lr": 2e-3, "norm": "frozen"},
+    "resnet20_0.35": {"model": R20, "flops": 0.35, **FREE},
+    "resnet20_0.2": {"model": R20, "flops": 0.2, **FREE},
+    "resnet20_0.35_hybrid": {"model": R20, "flops": 0.35, "method": "hybrid", **FREE},
+    "resnet20_0.35_moments": {"model": R20, "flops": 0.35, "recover": "moments", **FREE},
+    "resnet20_0.35_cut": {"model": R20, "flops": 0.35, "recover": "none", **FREE},
+    "resnet20_0.2_moments": {"model": R20, "flops": 0.2, "recover": "moments", **FREE},
+    "resnet20_0.2_cut": {"model": R20, "flops": 0.2, "recover": "none", **FREE},
     "resnet20_labels": {"model": R20, "flops": None, **LABELS},
-    "resnet20_0.35_labels": {"model": R20, "flops": 0.35, **LABELS},
-    "resnet20_0.2_labels": {"model": R20, "flops": 0.2, **LABELS},
+    "resnet20_0.35_labels": {"model": R20, "flops": 0.35, **FREE, **LABELS},
+    "resnet20_0.2_labels": {"model": R20, "flops": 0.2, **FREE, **LABELS},
     "vgg_0.54": {"model": "cifar10_vgg", "flops": 0.54},
     "densenet_0.3": {"model": "cifar10_densenet", "flops": 0.3},
     "mobilenet_size": {"model": "cifar10_mobilenet", "size": 0.7392, **LABELS},
@@ -61,7 +63,7 @@ def spec(given: Spec) -> Spec:
     cut = {"flops": None, "params": None, "size": None, "method": None, "allocate": None, "recover": "auto"}
     cut |= {"align": "auto"}
     training = {"epochs": 10, "labels": False, "alpha": 1.0, "optimizer": "adam", "lr": None, "batch": 128, "views": 4}
-    training |= {"limit": None}
+    training |= {"limit": None, "norm": "batch"}
     return {"seed": 0} | cut | training | given
 
 
@@ -91,7 +93,7 @@ def cut_model(s: Spec, teacher: Path, calib: Path, place: Path) -> onnx.ModelPro
 
 def command(s: Spec, model: str) -> str:
     """The same on the command line."""
-    names = ("epochs", "batch", "optimizer", "lr", "alpha", "views", "limit", "seed")
+    names = ("epochs", "batch", "optimizer", "lr", "alpha", "views", "limit", "norm", "seed")
     flags = [f"--{k} {s[k]}" for k in names if s[k] is not None]
     flags += ["--labels"] if s["labels"] else []
     line = f"onnxprune finetune small.onnx --teacher {model} --data TRAIN.npz --preprocess {PREPROCESS}"
@@ -118,7 +120,7 @@ def measure(name: str, s: Spec, given: argparse.Namespace) -> Spec:
         curve_file.write_text(json.dumps(curve))
         print(f"{name}: epoch {epoch} of {s['epochs']}: {curve[str(epoch)]:.2f}", flush=True)
 
-    taken = ("epochs", "labels", "alpha", "optimizer", "lr", "batch", "views", "limit", "seed")
+    taken = ("epochs", "labels", "alpha", "optimizer", "lr", "batch", "views", "limit", "norm", "seed")
     options = TuneOptions(
         teacher=teacher,
         data=given.train,

@@ -64,7 +64,7 @@ def cuts(found: Lines) -> Iterator[str]:
         columns = ("network", "goal", "align", "MACs", "MACs in whole blocks", "latency", "convolutions in blocks")
         yield from table(f"Cuts: {label}", columns, body)
         timed = [(row, r) for row, r in every if "ratio" in r]
-        for align in ALIGNS if timed else ():
+        for align in ALIGNS[1:] if timed else ():
             chosen = [(row, r) for row, r in timed if row.align == align]
             yield from (_near(chosen, align, "kept", "MACs"), "", _near(chosen, align, "blocks", "MACs in blocks"), "")
 
