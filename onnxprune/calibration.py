@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from onnxprune.data import Data, Preprocess, fitting, open_data
 from onnxprune.errors import DataError
 from onnxprune.graph import Array
 from onnxprune.recover.accuracy import check_labels
+from onnxprune.recover.program import Store
 from onnxprune.recover.reference import samples
 from onnxprune.runtime import InputSpec, input_specs
 
@@ -25,6 +26,7 @@ _HELD = 0.2  # share of the inputs that no fit sees
 _BATCH = 64
 _SHARE = 0.25  # of the time that one pass over the inputs may take by that rate, which is a low one
 _FEWEST = 64  # inputs that are used however long they take
+_STORED = 1 / 8  # of the memory, for inputs; beyond it they lie in temporary files
 _ENOUGH = 16  # inputs below which nothing can be fitted and checked
 
 
@@ -67,16 +69,16 @@ def calibration(
     time. input_range: of inputs that are made up, guessed where it is None. memory: bytes; the batches are as
     large as it allows. Raises DataError for what does not fit the model.
     """
-    specs = input_specs(analysis.model.header)
+    specs, store = input_specs(analysis.model.header), Store(memory * _STORED)
     batch = _batch(analysis, specs, memory)
     macs = CostModel(analysis).original.macs
     most = max(_FEWEST, int(_SHARE * seconds * RATE / max(macs, 1)))
     if source is None:
-        batches, note = _synthetic(analysis, min(size, most), batch, seed, input_range)
+        batches, note = _synthetic(analysis, min(size, most), batch, seed, input_range, store)
         labels, name, notes = None, "synthetic inputs", [note]
     else:
         data = open_data(source, specs, preprocess=preprocess, minimum=_ENOUGH)
-        batches, labels = _read(data, min(size, most), batch, seed)
+        batches, labels = _read(data, min(size, most), batch, seed, store)
         output = analysis.model.graph.outputs[0].name
         check_labels(labels, output, analysis.shapes.get(output))
         name, notes = data.name, list(data.notes)
@@ -87,7 +89,7 @@ def calibration(
     held = _held(batches)
     flips = augment == "flip" or (augment == "auto" and _worth_it(macs, specs, batches, taken, seconds))
     if flips and held:
-        flipped = _flipped(batches[: len(batches) - held])
+        flipped = [_kept(b, store) for b in _flipped(batches[: len(batches) - held])]
         batches = [*batches[: len(batches) - held], *flipped, *batches[len(batches) - held :]]
         notes.append("mirrored copies of the images are used for fitting, too")
     if not held:
@@ -105,23 +107,31 @@ def _batch(analysis: Analysis, specs: Sequence[InputSpec], memory: float) -> int
     return fitting(int(np.clip(memory / 8 / max(each, 1), 1, _BATCH)), specs)
 
 
-def _read(data: Data, size: int, batch: int, seed: int) -> tuple[list[Feeds], Array | None]:
-    found = list(data.batches(batch, limit=size, seed=seed))
-    if sum(map(len, found)) < _ENOUGH:
-        raise DataError(f"{data.name} gives {sum(map(len, found))} inputs; recovery needs {_ENOUGH} at the very least")
-    labels = [b.labels for b in found if b.labels is not None]
-    return [b.inputs for b in found], np.concatenate(labels) if labels else None
+def _kept(batch: Feeds, store: Store) -> Feeds:
+    return {n: store.keep(a) for n, a in batch.items()}
+
+
+def _read(data: Data, size: int, batch: int, seed: int, store: Store) -> tuple[list[Feeds], Array | None]:
+    batches, labels = list[Feeds](), list[Array]()
+    for found in data.batches(batch, limit=size, seed=seed):
+        batches.append(_kept(found.inputs, store))
+        labels += [] if found.labels is None else [found.labels]
+    count = sum(map(samples, batches))
+    if count < _ENOUGH:
+        raise DataError(f"{data.name} gives {count} inputs; recovery needs {_ENOUGH} at the very least")
+    return batches, np.concatenate(labels) if labels else None
 
 
 def _synthetic(
-    analysis: Analysis, size: int, batch: int, seed: int, span: tuple[float, float] | None
+    analysis: Analysis, size: int, batch: int, seed: int, span: tuple[float, float] | None, store: Store
 ) -> tuple[list[Feeds], str]:
     from onnxprune.synthesize import synthesize
 
     made = synthesize(analysis.model, analysis.shapes, size, seed=seed, input_range=span)
     count = samples(made.inputs)
     feeds = [
-        {n: a[i : i + batch] for n, a in made.inputs.items()} for i in range(0, count - count % batch or count, batch)
+        _kept({n: a[i : i + batch] for n, a in made.inputs.items()}, store)
+        for i in range(0, count - count % batch or count, batch)
     ]
     return feeds, made.description
 
@@ -158,7 +168,7 @@ def _worth_it(macs: int, specs: Sequence[InputSpec], batches: Sequence[Feeds], t
     return len(specs) == 1 and _is_image(batches[0][specs[0].name]) and cheap
 
 
-def _flipped(batches: Sequence[Feeds]) -> list[Feeds]:
+def _flipped(batches: Sequence[Feeds]) -> Iterator[Feeds]:
     """Images mirrored left to right; other inputs as they are."""
 
     def flip(array: Array) -> Array:
@@ -166,4 +176,4 @@ def _flipped(batches: Sequence[Feeds]) -> list[Feeds]:
             return array
         return np.ascontiguousarray(array[..., ::-1] if array.shape[1] == 3 else array[:, :, ::-1])
 
-    return [{n: flip(a) for n, a in b.items()} for b in batches]
+    return ({n: flip(a) for n, a in b.items()} for b in batches)

@@ -38,6 +38,7 @@ ALLOCATIONS = ("uniform", "global", "threshold", "greedy", "search")
 BY_TABLE = frozenset({"greedy", "search"})
 _INPUTS = 96  # inputs on which candidates are compared
 _FEWEST = 16
+_STORED, _OUTPUTS = 3 / 8, 1 / 16  # of the memory, for tensors between layers, and for a network's outputs
 _TOGETHER = 0.2  # share of the time that refits of several layers may take
 _CHANCE = 2.0  # standard errors above the share of the most frequent answer, below which agreement is called chance
 _LOG = logging.getLogger("onnxprune")
@@ -117,7 +118,7 @@ class Study:
     def __post_init__(self) -> None:
         self.program = program(self.analysis.model, self.analysis.shapes)
         self.sites = sites(self.program)[0]
-        self.store = Store(self.memory / 2)
+        self.store = Store(self.memory * _STORED)
         _LOG.info("the original on %d calibration inputs", self.calibration.samples)
         self.reference = self._look(sums=True)
         self._full: Mask = np.ones(self.analysis.classes + 1, bool)
@@ -274,7 +275,9 @@ class Study:
 
     def outputs(self, network: Program) -> list[Feeds]:
         """Outputs of a network on the held inputs (on all, where there is only one batch)."""
-        return outputs(network, self.held_of(self.reference.batches))
+        keep = Store(self.memory * _OUTPUTS).keep
+        found = outputs(network, self.held_of(self.reference.batches))
+        return [{n: keep(a) for n, a in batch.items()} for batch in found]
 
     def original(self) -> list[Feeds]:
         """The original's outputs on the same inputs."""

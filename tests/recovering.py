@@ -28,7 +28,7 @@ def feeds(model, count, *, samples=SAMPLES, seed=0):
 
 def outputs(whole, batches):
     """What a program gives, one dict per batch."""
-    return Walk(whole, batches).rest(whole, whole.outputs)
+    return list(Walk(whole, batches).rest(whole, whole.outputs))
 
 
 def far(found, wanted):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from functools import cache
 from pathlib import Path
 
@@ -554,3 +555,25 @@ def test_the_range_of_made_up_inputs():
     assert 4 < values.max() <= 5
     with pytest.raises(UsageError, match="--input-range"):
         onnxprune.compress(MODEL, flops=0.5, data=CALIB, input_range=(0, 1))
+
+
+def test_memory_is_bounded():
+    """Inputs, inner tensors and outputs of all inputs together take what `memory` allows, not what they would take."""
+    rng = np.random.default_rng(0)
+    model = proto("""g (float[N,1,96,96] x) => (float[N,24,96,96] y) <float[8,1,3,3] v, float[24,8,1,1] w> {
+        h = Conv<pads=[1,1,1,1]>(x, v)
+        a = Relu(h)
+        y = Conv(a, w)
+    }""")
+    given = rng.standard_normal((96, 1, 96, 96)).astype(np.float32)
+    options = {"flops": 0.5, "allocate": "global", "method": "l1", "align": 1}
+    onnxprune.compress(model, data=given[:16], memory=8e6, **options)  # what is imported on first use does not count
+    tracemalloc.start()
+    try:
+        result = onnxprune.compress(model, data=given, memory=8e6, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    outputs = 4 * 24 * 96 * 96 * len(given)
+    assert peak < outputs / 2  # 28 of 85 MB
+    assert result.report.recovery.shipped == "repaired"

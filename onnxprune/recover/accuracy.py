@@ -20,9 +20,10 @@ def accuracy(labels: Array | None, networks: Mapping[str, Sequence[Mapping[str, 
         return None
     found = dict[str, float]()
     for title, batches in networks.items():
-        scores = np.concatenate([np.asarray(b[next(iter(b))]) for b in batches])
-        if not _are_scores(scores.shape) or len(scores) != len(labels):
+        parts = [np.asarray(b[next(iter(b))]) for b in batches]
+        if not _are_scores(parts[0].shape) or sum(map(len, parts)) != len(labels):
             return None
+        scores = np.concatenate(parts)
         found[title] = float((scores.argmax(1) == labels).mean())
     return found
 

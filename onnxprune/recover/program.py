@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -211,15 +211,17 @@ class Walk:
     def _is_needed(self, name: str, stop: int) -> bool:
         return self._pinned[name] > 0 or self.program.last_reader(name) >= stop
 
-    def rest(self, program: Program, wanted: Sequence[str]) -> list[Feeds]:
-        """Results per batch of another program that equals this one up to the position."""
+    def rest(self, program: Program, wanted: Sequence[str]) -> Iterator[Feeds]:
+        """Results of another program that equals this one up to the position, batch by batch."""
         early = [n for n in wanted if n in self._live[0]]
         late = [n for n in wanted if n not in early]
-        if not late:
-            return [{n: held[n] for n in early} for held in self._live]
-        session = runtime.session(program.piece(self.position, len(program.nodes), self._live[0], late), optimize=True)
-        made = (session.run({n: held[n] for n in session.inputs}, late) for held in self._live)
-        return [{n: held[n] for n in early} | results for held, results in zip(self._live, made, strict=True)]
+        session = None
+        if late:
+            piece = program.piece(self.position, len(program.nodes), self._live[0], late)
+            session = runtime.session(piece, optimize=True)
+        for held in self._live:
+            made = session.run({n: held[n] for n in session.inputs}, late) if session else {}
+            yield {n: held[n] for n in early} | made
 
     def close(self) -> None:
         """Let go of everything."""
@@ -234,8 +236,8 @@ class Walk:
             self._store.release(array)
 
 
-def outputs(whole: Program, batches: Sequence[Feeds]) -> list[Feeds]:
-    """Results of a program per batch."""
+def outputs(whole: Program, batches: Sequence[Feeds]) -> Iterator[Feeds]:
+    """Results of a program, batch by batch."""
     return Walk(whole, batches).rest(whole, whole.outputs)
 
 

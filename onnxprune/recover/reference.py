@@ -80,7 +80,7 @@ def reference(
     outputs: list[dict[str, Array]] = []
 
     def visit(index: int, tensors: Mapping[str, Array]) -> None:
-        outputs.append({n: tensors[n] for n in program.outputs})
+        outputs.append({n: store.keep(tensors[n]) for n in program.outputs})
         for name, layer in layers.items():
             made = layer.chain.restore(tensors[layer.chain.end])
             at = _choose(layer.site, made.shape, wanted[name] / total, [seed, layer.site.index, index])
