@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,12 +19,11 @@ from onnxprune.errors import OnnxpruneError, PlanError, UsageError
 from onnxprune.plan import as_json
 from onnxprune.points import Candidate, Frontier, Point, common_measure, marked
 from onnxprune.recovery import Known
-from onnxprune.runtime import default_threads
 from onnxprune.settings import CompressOptions, Inputs
 from onnxprune.signature import taking
 from onnxprune.validation.result import validate
+from onnxprune.workers import BACKENDS, Run, WorkerDiedError, connected
 
-BACKENDS = ("loky", "dask", "ray")
 _VERSION = 2
 _LISTED = {"flops", "methods", "jobs", "backend", "scheduler", "journal", "resume"}  # no candidate depends on them
 _LOG = logging.getLogger("onnxprune")
@@ -204,123 +201,32 @@ def _finished(
     if options.jobs == 1 and options.backend == "loky":
         yield from ((c, evaluate(model, options, c, known)) for c in left)
         return
-    with _backend(options):
-        yield from _in_parallel(model, options, left)
+    with connected(options.backend, options.scheduler, options.jobs) as run:
+        yield from _in_parallel(run, model, options, left)
 
 
-@contextmanager
-def _backend(options: SearchOptions) -> Iterator[None]:
-    """What runs the candidates, connected to the cluster that is named, or to one of this machine."""
-    if options.backend == "dask":
-        try:
-            from dask.distributed import Client
-        except ImportError as error:
-            raise UsageError("--backend dask needs dask: pip install 'dask[distributed]'") from error
-        import joblib
-
-        with Client(options.scheduler), joblib.parallel_config("dask"):
-            yield
-    elif options.backend == "ray":
-        with _ray(options):
-            yield
-    else:
-        yield  # processes are joblib's default
-
-
-@contextmanager
-def _ray(options: SearchOptions) -> Iterator[None]:
-    """A connection to ray, where there is none yet."""
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError("--backend ray needs ray: pip install ray") from error
-    if ray.is_initialized():
-        yield
-        return
-    own = {"num_cpus": options.jobs, "include_dashboard": False} if options.scheduler is None else {}
-    ray.init(address=options.scheduler or "local", logging_level="warning", **own)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _in_parallel(model: Source, options: SearchOptions, left: list[Candidate]) -> Iterator[tuple[Candidate, Point]]:
+def _in_parallel(
+    run: Run, model: Source, options: SearchOptions, left: list[Candidate]
+) -> Iterator[tuple[Candidate, Point]]:
     """Candidates as they are finished; one whose worker dies is tried again by itself, then reported."""
     waiting = list(left)
     try:
-        for candidate, point in _run(model, options, waiting, options.jobs):
+        for candidate, point in run(_evaluated, (model, options), list(waiting), options.jobs):
             waiting.remove(candidate)
             yield candidate, point
-    except _died():
+    except WorkerDiedError:
         _LOG.info("a worker died; what is left is tried one by one")
     for candidate in waiting:
-        yield candidate, _alone(model, options, candidate)
+        try:
+            yield from run(_evaluated, (model, options), [candidate], 2)
+        except WorkerDiedError:
+            why = "its worker process died twice; was there enough memory? Fewer --jobs need less"
+            yield candidate, _failed(candidate, why)
 
 
-def _alone(model: Source, options: SearchOptions, candidate: Candidate) -> Point:
-    """A candidate in a worker of its own."""
-    try:
-        return next(point for _, point in _run(model, options, [candidate], 2))
-    except _died():
-        why = "its worker process died twice; was there enough memory? Fewer --jobs need less"
-        return _failed(candidate, why)
-
-
-def _run(
-    model: Source, options: SearchOptions, todo: Sequence[Candidate], jobs: int
-) -> Iterator[tuple[Candidate, Point]]:
-    local = options.backend == "loky" or (options.backend == "ray" and options.scheduler is None)
-    here = _Here(str(Path.cwd()), max(1, default_threads() // jobs)) if local else None
-    if options.backend == "ray":
-        yield from _by_ray(model, options, todo, jobs, here)
-        return
-    import joblib
-
-    tasks = (joblib.delayed(_there)(model, options, candidate, here) for candidate in list(todo))
-    yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=jobs)(tasks)
-
-
-def _by_ray(
-    model: Source, options: SearchOptions, todo: Sequence[Candidate], jobs: int, here: _Here | None
-) -> Iterator[tuple[Candidate, Point]]:
-    """By ray itself: its backend for joblib gives nothing before all is finished."""
-    import ray
-
-    task, shared = ray.remote(max_retries=0)(_there), [ray.put(x) for x in (model, options)]
-    waiting, running = list(todo), list[Any]()
-    while waiting or running:
-        new = waiting[: jobs - len(running)]
-        waiting = waiting[len(new) :]
-        running += [task.remote(*shared, candidate, here) for candidate in new]
-        finished, running = ray.wait(running)
-        yield from ray.get(finished)
-
-
-class _Here(NamedTuple):
-    """What a process of this machine takes over: the folder, in which sources may be named, and its share of CPUs."""
-
-    folder: str
-    threads: int
-
-
-def _there(model: Source, options: SearchOptions, candidate: Candidate, here: _Here | None) -> tuple[Candidate, Point]:
+def _evaluated(model: Source, options: SearchOptions, candidate: Candidate) -> tuple[Candidate, Point]:
     """What a worker does."""
-    if here is not None:
-        os.chdir(here.folder)
-        os.environ["ONNXPRUNE_THREADS"] = str(here.threads)
     return candidate, evaluate(model, options, candidate)
-
-
-def _died() -> tuple[type[BaseException], ...]:
-    """What joblib and ray raise where a worker dies."""
-    from joblib.externals.loky.process_executor import BrokenProcessPool
-
-    if "ray" not in sys.modules:
-        return (BrokenProcessPool,)  # TerminatedWorkerError is one
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
-
-    return BrokenProcessPool, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 
 # ---- journal -------------------------------------------------------------------------------------------------------

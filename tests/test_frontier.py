@@ -241,11 +241,14 @@ def test_a_journal_of_other_options_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("default")  # of ray's own
-@pytest.mark.parametrize("backend", ["loky", "ray"])
+@pytest.mark.parametrize("backend", ["loky", "dask", "ray"])
 @pytest.mark.parametrize(("deaths", "fate"), [(1, "made"), (99, "died twice")])
 def test_a_dead_worker(tmp_path, monkeypatch, deaths, fate, backend):
     """A candidate whose worker dies is tried again, then reported; what others finish is not lost."""
-    if backend == "ray":
+    if backend == "dask":  # which tries again by itself
+        scheduler = pytest.importorskip("distributed").config["distributed"]["scheduler"]
+        monkeypatch.setitem(scheduler, "allowed-failures", 0)
+    elif backend == "ray":
         pytest.importorskip("ray")
     (tmp_path / f"killing{deaths}.py").write_text(
         "import os, pathlib, numpy as np\n"

@@ -24,7 +24,7 @@ LAYERS = (
     ("analysis", "check"),
     ("files",),
     ("quantize", "runtime"),
-    ("data", "parallel", "shapes"),
+    ("data", "parallel", "shapes", "workers"),
     ("normalize",),
     ("trace",),
     ("rules",),

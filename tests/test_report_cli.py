@@ -56,6 +56,16 @@ def test_a_drop_has_a_page(folder):
     assert "inputs that nothing was chosen on, accuracy drops by" in page
 
 
+def test_a_drop_that_reaches_the_floor_has_a_page(folder):
+    """Targets out of reach are among what was tried, without a share of the MACs."""
+    data = str(FIXTURES / "digits_test.npz")
+    done("compress", "m.onnx", "--max-drop", "60", "--min-keep", "0.6", "--data", data, "--allocate", "global",
+         "--recover", "moments", "--report", "page.html", "-q")  # fmt: skip
+    page = Path("page.html").read_text()
+    assert page.count("cannot be reached: with everything gone that may go") >= 2
+    assert "inputs that nothing was chosen on, accuracy drops by" in page
+
+
 def test_search_keeps_what_it_prints(folder):
     """search.json is what --json prints, and has a page."""
     printed = done(

@@ -16,7 +16,7 @@ from onnxprune import files, runtime
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.finetuning import safetensors
 from onnxprune.finetuning.page import readme
-from onnxprune.finetuning.trainable import trainable, with_weights
+from onnxprune.finetuning.trainable import check_signature, trainable, with_weights
 from onnxprune.graph import FLOATS, Array, from_proto, values
 from onnxprune.plan import Plan, dumps, loads
 from onnxprune.stored import serialised
@@ -59,10 +59,13 @@ def handoff(
     initializer name, `map.json` (shape, type, kept indices of each), a training script for torch, and a README.
 
     teacher, plan: left out where they are not given. force: whether files that are there may be replaced. Returns the
-    files. Raises FileError, ModelError, PlanError where the plan does not belong to the model.
+    files. Raises FileError, PlanError for a file that is no plan, ModelError where the plan or the teacher does not
+    belong to the model.
     """
     proto = _read(model)
     original = None if teacher is None else _read(teacher)
+    if original is not None:
+        check_signature(proto, original)
     decided = loads(files.read_bytes(plan)) if isinstance(plan, str | Path) else plan
     arrays = _arrays(proto)
     contents: dict[str, Any] = {
@@ -152,7 +155,9 @@ def _map(
 
 
 def _check_plan(keep: Mapping[str, Mapping[int, list[int]]], arrays: Mapping[str, Array]) -> None:
-    """Raise ModelError where a plan keeps another number of positions than the model has."""
+    """Raise ModelError where a plan keeps another number of positions than the model has, or has none of its names."""
+    if keep and not any(n in arrays for n in keep):
+        raise ModelError(f"the plan is not that of this model: it cuts '{next(iter(keep))}', which the model lacks")
     wrong = [
         f"'{n}' is {list(arrays[n].shape)}, the plan keeps {len(kept)} along axis {axis}"
         for n, axes in keep.items()

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.graph import FLOATS, Array, Constant, Model, Node, Tensor, dtype_of, is_constant, shape_of
+from onnxprune.runtime import input_specs
 
 # op -> inputs that are weights; everything else (statistics, bounds, anchors, input scaling) stays as it is
 SLOTS: dict[str, tuple[int, ...]] = {
@@ -89,3 +90,17 @@ def with_weights(proto: onnx.ModelProto, arrays: Mapping[str, Array]) -> onnx.Mo
         if doc:
             tensor.doc_string = doc
     return result
+
+
+def check_signature(student: onnx.ModelProto, teacher: onnx.ModelProto) -> None:
+    """Raise ModelError unless both take and give the same."""
+    problems = []
+    for what, a, b in (
+        ("inputs", *([(s.name, str(s.dtype)) for s in input_specs(m)] for m in (student, teacher))),
+        ("outputs", *([(o.name, "") for o in m.graph.output] for m in (student, teacher))),
+    ):
+        if a != b:
+            shown = [", ".join(" ".join(filter(None, pair)) for pair in names) for names in (a, b)]
+            problems.append(f"the {what} of the model are {shown[0]}, those of the teacher {shown[1]}")
+    if problems:
+        raise ModelError(f"{'; '.join(problems)}: the teacher must be the original of the model")

@@ -15,11 +15,11 @@ import onnx
 
 from onnxprune import files, runtime
 from onnxprune.data import open_data
-from onnxprune.errors import ModelError, UsageError, VerificationError
+from onnxprune.errors import UsageError, VerificationError
 from onnxprune.finetuning.features import pre_classifier, scores_tensor
 from onnxprune.finetuning.samples import Arrays, Room, Samples, Teacher, load
 from onnxprune.finetuning.settings import Source, TuneOptions
-from onnxprune.finetuning.trainable import with_weights
+from onnxprune.finetuning.trainable import check_signature, with_weights
 from onnxprune.graph import Array
 from onnxprune.report.tuning import TuneReport
 from onnxprune.runtime import InputSpec, input_specs, random_inputs
@@ -76,7 +76,7 @@ def tune(model: Source, options: TuneOptions, on_epoch: OnEpoch | None = None) -
 
     student, original = _read(model), _read(options.teacher)
     specs = input_specs(student)
-    _check_signature(student, original)
+    check_signature(student, original)
     data = open_data(options.data, specs, preprocess=options.preprocess)
     network = Network(student)
     proof = {"before": prove(network, student, specs, options.seed)}
@@ -159,20 +159,6 @@ def _chunk(*specs: Sequence[InputSpec]) -> int:
     """Least number of samples that both networks take."""
     fixed = [s.dims[0] for each in specs for s in each if s.dims and isinstance(s.dims[0], int)]
     return int(np.lcm.reduce([1, *fixed]))
-
-
-def _check_signature(student: onnx.ModelProto, teacher: onnx.ModelProto) -> None:
-    """Raise ModelError unless both take and give the same."""
-    problems = []
-    for what, a, b in (
-        ("inputs", *([(s.name, str(s.dtype)) for s in input_specs(m)] for m in (student, teacher))),
-        ("outputs", *([(o.name, "") for o in m.graph.output] for m in (student, teacher))),
-    ):
-        if a != b:
-            shown = [", ".join(" ".join(filter(None, pair)) for pair in names) for names in (a, b)]
-            problems.append(f"the {what} of the model are {shown[0]}, those of the teacher {shown[1]}")
-    if problems:
-        raise ModelError(f"{'; '.join(problems)}: the teacher must be the original of the model")
 
 
 def _objective(

@@ -29,7 +29,8 @@ def _pairs(found: Mapping[str, Any]) -> RenderableType:
         c = candidates[i]
         numbers = [f"{c['distance']:.3g}", f"{c['norm']:.3g}", f"{100 * c['by_distance']:.0f} %"]
         table.add_row(*numbers, *(_number(c[n]) for n in ("kl", "repaired", "naswot")))
-    return Group(_told(found), table)
+    more = [f"{_SHOWN} of {len(candidates)}; --json has all."] if len(candidates) > _SHOWN else []
+    return Group(_told(found), table, *more)
 
 
 def _told(found: Mapping[str, Any]) -> str:

@@ -95,6 +95,17 @@ def test_the_plan_of_another_model(cut, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_plan_or_a_teacher_of_another_architecture(cut, tmp_path):
+    """So are those of a model with other names, or with other inputs."""
+    plan = onnxprune.make_plan(FIXTURES / "vgg_legacy.onnx", flops=0.5)
+    with pytest.raises(ModelError, match="the plan is not that of this model: it cuts '"):
+        onnxprune.handoff(cut.model, tmp_path / "b", plan=plan)
+    other = proto("g (float[N,3] x) => (float[N,3] y) <float[3,3] w> { y = MatMul(x, w) }")
+    with pytest.raises(ModelError, match="the teacher must be the original of the model"):
+        onnxprune.handoff(cut.model, tmp_path / "b", teacher=other)
+    assert not (tmp_path / "b").exists()
+
+
 def test_there_and_back(cut, bundle):
     """Weights that did not change change nothing; others change exactly themselves."""
     same = onnxprune.absorb(cut.model, bundle / "weights.safetensors")

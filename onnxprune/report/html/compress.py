@@ -9,7 +9,7 @@ from onnxprune.report.html import parts as p
 from onnxprune.report.html.bench import compared
 from onnxprune.report.html.groups import groups
 from onnxprune.report.html.layers import layers
-from onnxprune.report.html.tries import drop, tried, tuning
+from onnxprune.report.html.tries import drop, tried, tunings
 from onnxprune.report.layout import percent, si
 
 _COSTS = (("MACs", "macs", ""), ("parameters", "params", ""), ("size", "bytes", "B"))
@@ -27,7 +27,7 @@ def compress(told: Told) -> p.Page:
         layers(told["layers"], told["coupling"], told["recovery"]),
         groups(told.get("groups", []), told["layers"]),
         tried(told["tried"]),
-        *map(tuning, told.get("tuning", [])),
+        *tunings(told.get("tuning", [])),
         *(compared(told["int8"], told.get("refused", "")) if told.get("int8") else ()),
         _making(told),
         p.run(told),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune.drawing import Axis, Mark, Series, plot
@@ -24,9 +24,14 @@ def tried(found: Told | None) -> p.Section | None:
 def _pairs(found: Told) -> list[p.Block]:
     candidates = found["candidates"]
     names = ("distance", "norm", "by_distance", "kl", "repaired", "naswot")
-    titles = ("distance", "norm", "by distance", "divergence", "repaired", "NASWOT")
+    titles = ("distance", "norm", "by distance", "divergence", "repaired", "NASWOT", "MACs kept", "time")
     rows = [
-        [p.Cell("chosen" if i == found["chosen"] else "", state="good"), *(_figure(c[n]) for n in names)]
+        [
+            p.Cell("chosen" if i == found["chosen"] else "", state="good"),
+            *(_figure(c[n]) for n in names),
+            p.share(c["kept"]),
+            p.time(c["seconds"]),
+        ]
         for i, c in enumerate(candidates)
     ]
     words = f"{len(candidates)} pairs of thresholds for distance and norm, ranked by {found['proxy']}."
@@ -85,12 +90,13 @@ def drop(found: Told | None) -> p.Section | None:
     trials = [t for t in found["trials"] if t["drop"] is not None]
     best = min((t for t in trials if t["within"]), key=lambda t: t["kept"], default=None)
     columns = (
+        p.Column("asked"),
         p.Column("MACs kept"),
         p.Column("drop"),
         p.Column("95 % interval", text=True),
         p.Column("within", text=True),
     )
-    rows = [_trial(t) for t in sorted(found["trials"], key=lambda t: t["kept"])]
+    rows = [_trial(t) for t in sorted(found["trials"], key=lambda t: t["flops"])]
     blocks: list[p.Block] = []
     if len(trials) > 1:
         marks = [
@@ -109,15 +115,22 @@ def drop(found: Told | None) -> p.Section | None:
 
 
 def _trial(t: Told) -> list[p.Cell]:
-    d = t["drop"]
+    d, shares = t["drop"], [p.share(t["flops"]), p.share(t["kept"])]
     if d is None:
-        return [p.share(t["kept"]), p.Cell("-"), p.Cell(t["failed"]), p.Cell("no")]
+        return [*shares, p.Cell("-"), p.Cell(t["failed"]), p.Cell("no")]
     span = p.Cell(f"{d['low']:.2f} to {d['high']:.2f}")
-    return [p.share(t["kept"]), p.number(d["point"], f"{d['point']:.2f}"), span, p.Cell("yes" if t["within"] else "no")]
+    return [*shares, p.number(d["point"], f"{d['point']:.2f}"), span, p.Cell("yes" if t["within"] else "no")]
 
 
-def tuning(found: Told) -> p.Section:
-    """What training did, epoch by epoch."""
+def tunings(found: Sequence[Told]) -> list[p.Section]:
+    """What training did, a section for each of several cuts."""
+    if len(found) < 2:
+        return [_tuning(each, "training", "Fine-tuning") for each in found]
+    return [_tuning(t, f"training-{i}", f"Fine-tuning after cut {i}") for i, t in enumerate(found, 1)]
+
+
+def _tuning(found: Told, key: str, title: str) -> p.Section:
+    """Epoch by epoch."""
     columns = (p.Column("epoch"), p.Column("loss"), p.Column("held-out loss"), p.Column("agreement"), p.Column("time"))
     rows = [
         [
@@ -131,4 +144,4 @@ def tuning(found: Told) -> p.Section:
     ]
     words = f"{found['samples']:,} samples of {found['data']}; the weights of epoch {found['epoch']} were taken."
     stopped = f"Stopped: {found['stopped']}." if found["stopped"] else ""
-    return p.Section("training", "Fine-tuning", [p.Lines([words, stopped]), p.Table("epochs", columns, rows)])
+    return p.Section(key, title, [p.Lines([words, stopped]), p.Table(f"epochs-{key}", columns, rows)])
