@@ -92,7 +92,16 @@ def cut_model(s: Spec, teacher: Path, calib: Path, place: Path) -> onnx.ModelPro
 
 
 def command(s: Spec, model: str) -> str:
-    """The same on the command line."""
+    """The same on the command line: the cut, if there is one, and the training."""
+    chosen = ("flops", "size", "method", "allocate", "recover", "align")
+    how = " ".join(f"--{k} {s[k]}" for k in chosen if s[k] is not None)
+    cut = f"onnxprune compress {model} {how} --data CALIB.npz --seed {s['seed']} -o small.onnx"
+    untouched = all(s[k] is None for k in ("flops", "size"))
+    return training(s, model) if untouched else f"{cut} && {training(s, model)}"
+
+
+def training(s: Spec, model: str) -> str:
+    """The training on the command line."""
     names = ("epochs", "batch", "optimizer", "lr", "alpha", "views", "limit", "norm", "seed")
     flags = [f"--{k} {s[k]}" for k in names if s[k] is not None]
     flags += ["--labels"] if s["labels"] else []
