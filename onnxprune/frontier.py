@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from onnxprune.workers import BACKENDS, Run, WorkerDiedError, connected
 
 _VERSION = 2
 _LISTED = {"flops", "methods", "jobs", "backend", "scheduler", "journal", "resume"}  # no candidate depends on them
+_OF_ALLOCATIONS = {"proxy": "pairs", "optimiser": "evolve", "budget": "evolve"}  # option -> the only one it is for
 _LOG = logging.getLogger("onnxprune")
 
 
@@ -37,8 +38,15 @@ class SearchOptions(Inputs):
     methods: str | Sequence[str] = ()
     val: Any = None
     recover: str = "auto"
+    allocate: str | None = None
+    max_rate: Sequence[str | float] = ()
+    proxy: str | None = None
+    optimiser: str | None = None
+    budget: int | None = None
+    min_keep: float = 0.1
     align: Any = "auto"
     keep: Sequence[str] = ()
+    inexact: bool = False
     jobs: int = 1
     backend: str = "loky"
     scheduler: str | None = None
@@ -58,20 +66,19 @@ class SearchOptions(Inputs):
         return found
 
     def of(self, candidate: Candidate) -> CompressOptions:
-        """The options of one compression."""
-        shared = {f.name: getattr(self, f.name) for f in fields(Inputs)}
-        return CompressOptions(
-            **shared,
-            flops=candidate.flops,
-            method=candidate.method or None,
-            recover=self.recover,
-            align=self.align,
-            keep=self.keep,
-        )
+        """The options of one compression; those of an allocation that this candidate does not have are left out."""
+        own = {f.name for f in fields(CompressOptions)} - {"flops", "method", *_OF_ALLOCATIONS}
+        shared = {f.name: getattr(self, f.name) for f in fields(self) if f.name in own}
+        plain = CompressOptions(**shared, flops=candidate.flops, method=candidate.method or None)
+        extra = {n: getattr(self, n) for n, owner in _OF_ALLOCATIONS.items() if owner == plain.allocation}
+        return replace(plain, **extra)
 
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model and the data."""
-        self.candidates()
+        allocations = {self.of(c).allocation for c in self.candidates()}
+        for name, owner in _OF_ALLOCATIONS.items():
+            if getattr(self, name) is not None and owner not in allocations:
+                raise UsageError(f"--{name} belongs to --allocate {owner}, which no candidate has")
         if self.jobs < 1:
             raise UsageError(f"--jobs {self.jobs}: give at least 1")
         if self.backend not in BACKENDS:
@@ -98,7 +105,8 @@ def search(model: Source, options: SearchOptions) -> Frontier:
     """Compress a model by several methods to several fractions of its FLOPs, and say what each is worth.
 
     model: a path or a ModelProto (not modified). flops: the fractions; methods: as in `compress`, the default one if
-    there is none. data and the options beside it: as in `compress`, for every candidate. val: inputs with labels on
+    there is none. data, the options beside it, and those from `recover` to `inexact`: as in `compress`, for every
+    candidate; proxy, optimiser and budget for those whose allocation has them. val: inputs with labels on
     which the candidates are compared; without it, their outputs are compared with the original's on calibration inputs
     held out. jobs: candidates at a time, in processes of their own (`loky`), or on the cluster of `backend` "dask" or
     "ray" whose address `scheduler` is; the result does not depend on them. journal: a file in which finished candidates

@@ -109,6 +109,20 @@ def test_a_target_out_of_reach_is_one_point(alone):
         onnxprune.search(MODEL, flops=0.001, methods=["cluster"], **OPTIONS)
 
 
+def test_options_of_compress():
+    """Those of `compress` count for every candidate, those of an allocation for the candidates that have it."""
+    many = frontier.SearchOptions(
+        flops=[0.5], methods=["hybrid", "l2"], max_rate=["0.7"], proxy="none", min_keep=0.3, inexact=True, allocate=None
+    )
+    hybrid, plain = (many.of(c) for c in many.candidates())
+    assert (hybrid.proxy, plain.proxy) == ("none", None)
+    assert all((x.max_rate, x.min_keep, x.inexact) == (["0.7"], 0.3, True) for x in (hybrid, plain))
+    with pytest.raises(TargetError, match="a smaller --min-keep"):
+        onnxprune.search(MODEL, flops=[0.5], methods=["l2"], **OPTIONS, min_keep=0.6)
+    with pytest.raises(UsageError, match="--budget belongs to --allocate evolve, which no candidate has"):
+        onnxprune.search(MODEL, flops=[0.5], methods=["hybrid", "l2"], **OPTIONS, budget=9)
+
+
 # ---- taking up again -----------------------------------------------------------------------------------------------
 
 

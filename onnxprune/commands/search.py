@@ -40,8 +40,15 @@ class Search(o.Inputs):
     method: Methods = None
     val: Val = None
     recover: o.Recover = "auto"
+    allocate: o.Allocate = None
+    max_rate: o.MaxRate = None
+    proxy: o.Proxy = None
+    optimiser: o.Optimiser = None
+    budget: o.Candidates = None
+    min_keep: o.MinKeep = 0.1
     align: o.Align = "auto"
     keep: o.Keep = None
+    inexact: o.Inexact = False
     jobs: Jobs = 1
     backend: Backend = "loky"
     scheduler: Scheduler = None
@@ -54,9 +61,10 @@ class Search(o.Inputs):
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.search`."""
-        names = ("val", "recover", "jobs", "backend", "scheduler")
-        given = {name: getattr(self, name) for name in names}
+        compressing = ("recover", "allocate", "proxy", "optimiser", "budget", "min_keep", "inexact")
+        given = {name: getattr(self, name) for name in (*compressing, "val", "jobs", "backend", "scheduler")}
         lists = {"flops": fractions(self.flops), "methods": self.method or (), "keep": self.keep or ()}
+        lists |= {"max_rate": self.max_rate or ()}
         return self.inputs() | given | lists | {"align": o.alignment(self.align)}
 
 
