@@ -297,7 +297,8 @@ def _report(
     report = result.report
     if as_json or page is not None:
         told = report.as_dict()
-        told |= {"int8": result.int8.as_dict(), "refused": result.refused} if result.int8 else {}
+        if result.int8 or result.refused:
+            told |= {"int8": result.int8 and result.int8.as_dict(), "refused": result.refused}
         told |= {"tuning": [r.as_dict() for r in tuned]} if tuned else {}
         told |= {"output": str(out)} | record.made(*used, out)
         record.write_page(told, page)

@@ -132,7 +132,9 @@ Batches = Annotated[
 ]
 Provider = Annotated[str, _measure("NAME", "Execution provider of onnxruntime.")]
 Precision = Annotated[str, _measure("P%", "Width of the speed-up's interval at which a measurement ends.")]
-Seconds = Annotated[str, _measure("TIME", "Time cap of each measurement, e.g. 20s, 1m.")]
+Seconds = Annotated[
+    str | None, _measure("TIME", "Time cap of each measurement, e.g. 1m. Default: 20s, more for slow models.")
+]
 Profile = Annotated[bool, _measure(None, "Also time every layer, under its name in the original.", "--profile")]
 ForInt8 = Annotated[int | None, _measure("N", "How many inputs --int8 is calibrated on (512).", "--calibration-size")]
 WithInt8 = Annotated[bool, _measure(None, "Also every model in int8, calibrated on --data; and accuracy.", "--int8")]
@@ -264,7 +266,7 @@ class Measuring:
     batch: Batches = None
     provider: Provider = "CPUExecutionProvider"
     precision: Precision = "2%"
-    seconds: Seconds = "20s"
+    seconds: Seconds = None
     profile: Profile = False
     memory: PeakMemory = True
     int8: WithInt8 = False
@@ -284,7 +286,7 @@ class Measuring:
             "threads": _counts(self.threads, "--threads"),
             "batch": None if self.batch is None else _counts(self.batch, "--batch"),
             "precision": share(self.precision, "--precision"),
-            "seconds": seconds(self.seconds, "--seconds"),
+            "seconds": None if self.seconds is None else seconds(self.seconds, "--seconds"),
             "input_shapes": shapes(self.input_shape),
         }
         return {name: getattr(self, name) for name in names} | parsed

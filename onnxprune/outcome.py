@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Result:
     """A compressed model (ONNX, in memory), the plan that leads to it, and the report.
 
-    int8: with that option, the original and the pruned model, each in floats and in int8, beside each other.
+    int8: with that option, the original and the pruned model, each in floats and in int8, beside each other; None where
+    that failed.
     refused: why `model` stayed in floats all the same.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -16,13 +17,15 @@ from graphs import proto
 import onnxprune
 from onnxprune import files, quantize
 from onnxprune.data import open_data
-from onnxprune.errors import TargetError, UnsupportedError, UsageError
+from onnxprune.errors import ModelError, TargetError, UnsupportedError, UsageError
 from onnxprune.runtime import input_specs, session
-from onnxprune.validation import bench, corners, environment
+from onnxprune.validation import bench, corners, environment, latency
 from onnxprune.validation.bench import benchmark
 from onnxprune.validation.intervals import Interval
 
 MODEL, CALIB, TEST = "fixtures/vgg_legacy.onnx", "fixtures/digits_calib.npz", "fixtures/digits_test.npz"
+CUT = {"flops": 0.5, "data": CALIB, "recover": "none", "allocate": "global", "method": "l1"}
+AS_OPTIONS = [x for name, value in CUT.items() for x in (f"--{name}", value)]
 
 
 def in_int8(path=MODEL):
@@ -124,9 +127,7 @@ def measurement(pays):
 def test_compress_in_int8(monkeypatch, pays, forced):
     """The result is quantized where that pays, or where it is forced; else it stays in floats, and says why."""
     monkeypatch.setattr(corners, "measured", measurement(pays))
-    result = onnxprune.compress(
-        MODEL, flops=0.5, data=CALIB, int8=True, best_effort=forced, recover="none", allocate="global", method="l1"
-    )
+    result = onnxprune.compress(MODEL, int8=True, best_effort=forced, **CUT)
     kinds = {n.op_type for n in result.model.graph.node}
     assert ("QuantizeLinear" in kinds) == (pays or forced)
     assert bool(result.refused) == (not pays and not forced)
@@ -146,8 +147,34 @@ def test_refusal_of_the_command(tmp_path, monkeypatch):
     """Where int8 does not pay, the float model is written and the command exits with 1."""
     monkeypatch.setattr(corners, "measured", measurement(False))
     copy, out = shutil.copy(MODEL, tmp_path), tmp_path / "small.onnx"
-    args = ("--flops", "0.5", "--int8", "--data", CALIB, "--recover", "none", "--allocate", "global", "--method", "l1")
-    found = run("compress", copy, *args, "-o", out, "--quiet")
+    found = run("compress", copy, "--int8", *AS_OPTIONS, "-o", out, "--quiet")
     assert found.exit_code == 1
     assert "int8 gains nothing here" in found.output
     assert "QuantizeLinear" not in {n.op_type for n in files.read_model(out).graph.node}
+
+
+def test_a_slow_model(monkeypatch):
+    """Where the minimum of rounds takes longer than the time cap that nobody named, all four are measured."""
+    monkeypatch.setattr(latency, "CAP", 1e-3)
+    result = onnxprune.compress(MODEL, int8=True, best_effort=True, **CUT)
+    assert [row.timing.n for row in result.int8.rows] == [latency.MIN_ROUNDS] * 4
+    assert "QuantizeLinear" in {n.op_type for n in result.model.graph.node}
+
+
+@pytest.mark.parametrize("error", [ModelError("it gives NaN"), MemoryError(), OSError(28, "No space left on device")])
+def test_a_measurement_that_fails(tmp_path, monkeypatch, error):
+    """Where int8 or its measurement fails, the float model is written all the same, with the reason and exit code 1."""
+
+    def measured(*_, **__):
+        raise error
+
+    monkeypatch.setattr(corners, "measured", measured)
+    monkeypatch.setattr(environment, "cpu_flags", lambda: frozenset({"avx512_vnni"}))
+    out = tmp_path / "small.onnx"
+    found = run("compress", MODEL, "--int8", *AS_OPTIONS, "-o", out, "--json")
+    assert found.exit_code == 1
+    told = json.loads(found.stdout)
+    assert told["int8"] is None
+    assert told["refused"].startswith("int8 failed, so the pruned model stays in floats: ")
+    assert told["refused"] in found.stderr
+    assert files.read_model(out) == onnxprune.compress(MODEL, **CUT).model

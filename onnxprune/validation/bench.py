@@ -130,7 +130,7 @@ def benchmark(
     batch: int | Sequence[int] | None = None,
     provider: str = CPU,
     precision: float = 0.02,
-    seconds: float = 20.0,
+    seconds: float | None = None,
     profile: bool = False,
     memory: bool = True,
     int8: bool = False,
@@ -144,11 +144,11 @@ def benchmark(
 
     models: paths or protos (not changed). threads: of one operator. batch: first dimension of the inputs where it is
     symbolic. provider: an execution provider of onnxruntime. precision: width of the speed-up's interval, relative to
-    it, at which a measurement ends; seconds: time cap of each. profile: also time every node. memory: also measure peak
-    memory. int8: also quantize every model, calibrated on `calibration_size` (512) inputs of the data, and compare
-    outputs (accuracy where there are labels) with the first model's. data, preprocess: inputs as `compress` takes them
-    (random unless given); input_shapes: sizes that the models leave open. Raises UsageError, ModelError for a model
-    that fails, DataError for data that do not fit.
+    it, at which a measurement ends; seconds: time cap of each (20, or more where the minimum of rounds takes longer).
+    profile: also time every node. memory: also measure peak memory. int8: also quantize every model, calibrated on
+    `calibration_size` (512) inputs of the data, and compare outputs (accuracy where there are labels) with the first
+    model's. data, preprocess: inputs as `compress` takes them (random unless given); input_shapes: sizes that the
+    models leave open. Raises UsageError, ModelError for a model that fails, DataError for data that do not fit.
     """
     sources = [models] if isinstance(models, str | Path | ModelProto) else list(models)
     counts = [threads] if isinstance(threads, int) else list(threads)
@@ -315,7 +315,7 @@ def _notes(rows: Sequence[Row], threads: Sequence[int], precision: float, random
     if wide:
         notes.append(
             f"the time cap ended {len(wide)} of {len(rows)} measurements before the precision of {precision:.1%} was "
-            "reached: give more --seconds, or a quieter machine"
+            "reached: more `bench --seconds`, or a quieter machine, may reach it"
         )
     noisy = [r.noise for r in rows if r.noise.low > 1.01 or r.noise.high < 0.99]
     if noisy:

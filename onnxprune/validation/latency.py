@@ -8,6 +8,7 @@ floor.
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,10 +36,12 @@ Verdict = Literal["faster", "slower", "no difference", "inconclusive"]
 Times = NDArray[np.float64]
 
 MIN_ROUNDS, MAX_ROUNDS = 30, 20_000
+CAP = 20.0  # seconds, unless a cap is named
 _WARM_RUNS, _WARM_SECONDS = 5, 0.2
 _SITTINGS, _SHORTEST = 8, 0.05  # new sessions so often, where there is time; least set-up in seconds that counts
 _PLACEMENT = 0.01  # smaller differences come from where memory lies, and count for nothing
 _GROWTH = 1.4  # rounds between two looks at the intervals: looking often makes them too narrow
+_LOG = logging.getLogger("onnxprune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +51,21 @@ class How:
     threads: int = 1
     provider: str = CPU
     precision: float = 0.02
-    seconds: float = 20.0
+    seconds: float | None = None
     seed: int = 0
+    option: str = "--seconds"
+
+    @property
+    def cap(self) -> float:
+        """The time cap in seconds; one that nobody named gives way to the minimum of rounds."""
+        return CAP if self.seconds is None else self.seconds
 
     def check(self) -> None:
         """Raise UsageError for what no measurement can keep; all at once."""
         checks = (
             (self.threads >= 1, f"--threads {self.threads}: give at least 1"),
             (0 < self.precision < 1, f"--precision {self.precision:g}: give a share between 0 and 1, such as 2%"),
-            (0 < self.seconds < np.inf, f"--seconds {self.seconds:g}: give a time above 0"),
+            (0 < self.cap < np.inf, f"{self.option} {self.cap:g}: give a time above 0"),
         )
         if problems := [problem for fine, problem in checks if not fine]:
             raise UsageError("; ".join(problems))
@@ -167,21 +176,23 @@ def pair(
     batch: int | None = None,
     provider: str = CPU,
     precision: float = 0.02,
-    seconds: float = 20.0,
+    seconds: float | None = None,
     seed: int = 0,
     shapes: Shapes | None = None,
+    option: str = "--seconds",
 ) -> Paired:
     """Measure two models beside each other.
 
     baseline, candidate: paths or protos (not changed). feeds: an array per input; random ones unless given, with
     `batch` as the first dimension where it is symbolic and `shapes` where more is. threads: of one operator. provider:
     an execution provider of onnxruntime. precision: width of the interval of the speed-up, relative to it, at which the
-    measurement ends; seconds: time cap, at which it ends anyway. Raises UsageError for shapes that are missing or a cap
-    that is too short, ModelError for a model that fails, DataError for feeds that do not fit.
+    measurement ends; seconds: time cap, at which it ends anyway; 20 unless given, and then more where the minimum of
+    rounds takes longer; option: what messages call it. Raises UsageError for shapes that are missing or a cap that is
+    too short, ModelError for a model that fails, DataError for feeds that do not fit.
     """
     protos = [loaded(baseline), loaded(candidate)]
     inputs = [made_up(p, batch, shapes, seed) if feeds is None else feeds for p in protos]
-    found = measure(protos, inputs, How(threads, provider, precision, seconds, seed))
+    found = measure(protos, inputs, How(threads, provider, precision, seconds, seed, option))
     return Paired(
         found.timing(0), found.timing(1), found.speedup(1), found.noise, found.median(1), environment(threads, provider)
     )
@@ -195,13 +206,12 @@ def loaded(model: Source) -> ModelProto:
 def measure(models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How) -> Measured:
     """Run several models, each on its feeds, in rounds; the first is the baseline. Raises as `pair` does."""
     how.check()
-    deadline = time.perf_counter() + how.seconds
+    deadline = time.perf_counter() + how.cap
 
     def work(timer: Timer) -> Measured:
-        first = _sitting(timer, models, feeds, how, np.random.default_rng(how.seed), _WARM_SECONDS)
-        _check_cap(sum(first.quickest), deadline - time.perf_counter(), how.seconds)
+        first = _first(timer, models, feeds, how, deadline)
         sittings = [first]
-        needed = min(_SITTINGS, int(how.seconds / 2 / (1.5 * first.rounds)))
+        needed = min(_SITTINGS, int(how.cap / 2 / (1.5 * first.rounds)))
         rounds = _rounds(timer, models, feeds, how, sittings)
         with _no_collection():
             times = until(
@@ -213,6 +223,13 @@ def measure(models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How) -> M
         return Measured(times, first.first, first.load, how.seed)
 
     return timing(work)
+
+
+def check_cap(models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How) -> None:
+    """Raise UsageError where `measure` would find the cap too short; without a single round."""
+    how.check()
+    deadline = time.perf_counter() + how.cap
+    timing(lambda timer: _first(timer, models, feeds, how, deadline))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +251,19 @@ class _Sitting:
         return 2 * max(sum(self.load) + _WARM_RUNS * sum(self.quickest), _SHORTEST)
 
 
+def _first(
+    timer: Timer, models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How, deadline: float
+) -> _Sitting:
+    """The first sitting, which shows whether the time cap has room for the minimum of rounds."""
+    found = _sitting(timer, models, feeds, how, np.random.default_rng(how.seed), _WARM_SECONDS)
+    one, left = sum(found.quickest), deadline - time.perf_counter()
+    if how.seconds is not None:
+        _check_cap(one, left, how)
+    elif one * MIN_ROUNDS > left:
+        _LOG.info("measuring: %d rounds of %.3g s", MIN_ROUNDS, one)
+    return found
+
+
 def _sitting(
     timer: Timer,
     models: Sequence[ModelProto],
@@ -249,7 +279,7 @@ def _sitting(
         made = produced(columns[i][0], how.threads, how.provider)
         load[i], runs[i] = time.perf_counter() - before, made.bind(columns[i][1])
     ordered = tuple(runs[i] for i in range(len(columns)))
-    first, quickest = zip(*(_warm(partial(timer, run), warm, how.seconds) for run in ordered), strict=True)
+    first, quickest = zip(*(_warm(partial(timer, run), warm, how.cap) for run in ordered), strict=True)
     return _Sitting(ordered, tuple(load), first, quickest)
 
 
@@ -282,12 +312,12 @@ def _warm(run: Callable[[], float], least: float, seconds: float) -> tuple[float
     return first, min(rest)
 
 
-def _check_cap(one_round: float, left: float, seconds: float) -> None:
+def _check_cap(one_round: float, left: float, how: How) -> None:
     needed = one_round * MIN_ROUNDS
     if needed > left:
-        advice = f"give --seconds {int(np.ceil((seconds - left + needed) * 1.5))}"
+        advice = f"give {how.option} {int(np.ceil((how.cap - left + needed) * 1.5))}"
         raise UsageError(
-            f"--seconds {seconds:g} is too short: a round takes {one_round:.3g} s, {MIN_ROUNDS} rounds are needed, and "
+            f"{how.option} {how.cap:g} is too short: a round takes {one_round:.3g} s, {MIN_ROUNDS} rounds are needed, and "
             f"{max(left, 0):.3g} s are left after loading and warm-up; {advice}"
         )
 

@@ -239,6 +239,21 @@ def test_cap_too_short():
         pair(proto(SMALL), proto(SMALL), seconds=0.001)
 
 
+def test_a_cap_that_nobody_named_gives_way(monkeypatch):
+    """Where the default cap has no room for the minimum of rounds, they are made all the same, and no more."""
+    monkeypatch.setattr(latency, "CAP", 1e-3)
+    assert pair(proto(SMALL), proto(SMALL)).candidate.n == MIN_ROUNDS
+
+
+def test_cap_is_checked_without_rounds(monkeypatch):
+    """Whether a cap has room can be asked for beforehand; the message names the option that sets it."""
+    monkeypatch.setattr(latency, "until", None)  # no round is run
+    model, x = proto(SMALL), {"x": np.ones((1, 8), np.float32)}
+    latency.check_cap([model], [x], How(seconds=60))
+    with pytest.raises(UsageError, match=r"--latency-seconds 0.001 is too short.*; give --latency-seconds 1"):
+        latency.check_cap([model], [x], How(seconds=0.001, option="--latency-seconds"))
+
+
 def test_model_that_fails():
     """A node that fails in a run is named."""
     feeds = {"x": np.ones((2, 3), np.float32), "s": np.array([5])}
