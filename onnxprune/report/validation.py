@@ -20,6 +20,7 @@ from onnxprune.validation.speed import Speed
 
 Row = tuple[str, str, str, str]
 HEAD = ("", "original", "candidate", "difference")
+CLEANED = "cleaned (p50)"  # latency of the cleaned original, and of the candidate, measured again beside it
 AGREEMENT = ("beside the original", "candidate")
 OUTPUTS = ("output", "same top-1", "cosine", "rel. error", "KL")
 GOALS = ("goal", "measured", "verdict")
@@ -79,6 +80,10 @@ def _rows(v: Validation) -> Iterator[Row]:
             figure(pair.candidate.p50, "s"),
             _times(v.speed.speedup),
         )
+        if v.speed.cleaned is not None:
+            pair = v.speed.cleaned
+            times = (figure(pair.baseline.p50, "s"), figure(pair.candidate.p50, "s"))
+            yield (CLEANED, *times, _times(pair.speedup))
 
 
 def _agreement_rows(v: Validation) -> Iterator[tuple[str, str]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from onnx import ModelProto
 from onnxprune import files
 from onnxprune.data import open_data
 from onnxprune.errors import DataError, UsageError
+from onnxprune.graph import Array
 from onnxprune.signature import taking
 from onnxprune.validation import gate, metrics
 from onnxprune.validation.accuracy import Comparison
@@ -22,7 +24,7 @@ from onnxprune.validation.gate import By, Doubt, Goal, Goals, Verdict
 from onnxprune.validation.intervals import Interval
 from onnxprune.validation.metrics import Metric, metric
 from onnxprune.validation.run import Measured, Model, about, check_needs, compare, opened, shared_inputs
-from onnxprune.validation.speed import Speed, speed
+from onnxprune.validation.speed import Speed, check_cap, speed
 
 Source = str | Path | ModelProto
 AT_CHANCE = "the original answers the labels no better than chance"
@@ -124,8 +126,9 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
     answers, or cosine where there are no classes, of every output, or of `output_name`; min_speedup, max_latency
     (seconds), max_size (bytes). verdict: whether the "interval" must lie inside the goal, or the "point"; inconclusive:
     "pass" lets through what is in doubt.
-    latency_seconds: measure latency, at most so long per pair (20 where a goal asks for it). memory: bytes for outputs
-    that a metric needs at once. seed: of the bootstrap.
+    latency_seconds: measure latency, at most so long per pair; too short a time is a UsageError after the first batch
+    (where only a goal asks for it 20, or what the minimum of rounds takes). memory: bytes for outputs that a metric
+    needs at once. seed: of the bootstrap.
     Raises UsageError, ModelError (signatures, failing models), DataError (data, labels, metrics), FileError,
     ResourceError. A goal that is missed is no error: see `Validation.passed`.
     """
@@ -142,7 +145,7 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
             first.proto,
             second.proto,
             feeds=measured.feeds or None,
-            seconds=options.latency_seconds or 20.0,
+            seconds=options.latency_seconds,
             seed=options.seed,
         )
         _lap(seconds, "latency", start)
@@ -216,10 +219,19 @@ def _measured(
         samples=options.samples,
         memory=options.memory,
         seed=options.seed,
+        check=partial(_check_cap, original.proto, candidate.proto, options),
     )
     if options.max_drop is not None and found.comparison is None:
         raise DataError(f"--max-drop needs a metric: {found.notes[-1]}")
     return found, data.name
+
+
+def _check_cap(
+    original: ModelProto, candidate: ModelProto, options: ValidateOptions, feeds: Mapping[str, Array]
+) -> None:
+    """Whether a limit that is named has room for the latency is known before all of the data are read."""
+    if options.latency_seconds is not None:
+        check_cap(original, candidate, feeds=feeds, seconds=options.latency_seconds, seed=options.seed)
 
 
 def _chance(found: Comparison | None) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -128,10 +128,12 @@ def compare(
     samples: int | None,
     memory: float,
     seed: int,
+    check: Callable[[Mapping[str, Array]], None],
 ) -> Measured:
     """Run both models on the data, batch by batch, and compare what they give.
 
-    wanted: the metric; None takes top-1 where there are labels of classes. Raises ModelError for a model that fails or
+    wanted: the metric; None takes top-1 where there are labels of classes. check: is given the fewest samples that the
+    models take, after the first batch, and may raise. Raises ModelError for a model that fails or
     gives NaN, DataError for labels that do not fit.
     """
     run = [_Runner(original), _Runner(candidate)]
@@ -157,6 +159,8 @@ def compare(
         if scores is not None:
             assert batch.labels is not None
             scores.add(a, b, batch.labels)
+        if not seen:
+            check(feeds)
         seen += len(batch)
     comparison = None if scores is None else scores.comparison()
     return Measured(seen, agreements.intervals(seed), comparison, feeds, tuple(notes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnx import ModelProto
@@ -17,6 +18,8 @@ from onnxprune.validation.intervals import Interval
 if TYPE_CHECKING:
     from onnxprune.validation.latency import Paired
 
+OPTION = "--latency-seconds"
+
 
 class Measure(Protocol):
     """Measures two models beside each other, as `latency.pair` does."""
@@ -27,7 +30,7 @@ class Measure(Protocol):
         candidate: ModelProto,
         *,
         feeds: Mapping[str, Array] | None,
-        seconds: float,
+        seconds: float | None,
         seed: int,
     ) -> Paired: ...
 
@@ -36,16 +39,21 @@ class Measure(Protocol):
 class Speed:
     """Latency of the candidate beside the original, and beside the cleaned original where cleaning changes the graph.
 
-    paired: original and candidate; pruning: speed-up beside the cleaned original, None where cleaning changes nothing.
+    paired: original and candidate; cleaned: the cleaned original and the candidate, None where cleaning changes nothing.
     """
 
     paired: Paired
-    pruning: Interval | None = None
+    cleaned: Paired | None = None
 
     @property
     def speedup(self) -> Interval:
         """Latency of the original by the candidate's."""
         return self.paired.speedup
+
+    @property
+    def pruning(self) -> Interval | None:
+        """Speed-up beside the cleaned original."""
+        return self.cleaned and self.cleaned.speedup
 
     @property
     def cleaning(self) -> float | None:
@@ -58,6 +66,7 @@ class Speed:
             "pruning": self.pruning and self.pruning.as_dict(),
             "cleaning": self.cleaning,
             "paired": self.paired.as_dict(),
+            "cleaned": self.cleaned and self.cleaned.as_dict(),
         }
 
 
@@ -66,23 +75,34 @@ def speed(
     candidate: ModelProto,
     *,
     feeds: Mapping[str, Array] | None,
-    seconds: float,
+    seconds: float | None,
     seed: int,
     measure: Measure | None = None,
 ) -> Speed:
     """Measure a candidate beside the original, then beside the cleaned original where that is another graph.
 
-    feeds: the inputs to run, random where None; seconds: limit for each of the two; measure: `latency.pair`.
+    feeds: the inputs to run, random where None; seconds: limit for each of the two, as of `latency.pair`; measure: that.
     """
     if measure is None:
         from onnxprune.validation.latency import pair
 
-        return speed(original, candidate, feeds=feeds, seconds=seconds, seed=seed, measure=pair)
+        named = partial(pair, option=OPTION)
+        return speed(original, candidate, feeds=feeds, seconds=seconds, seed=seed, measure=named)
     paired = measure(original, candidate, feeds=feeds, seconds=seconds, seed=seed)
     cleaned = _cleaned(original)
     if cleaned is None:
         return Speed(paired)
-    return Speed(paired, measure(cleaned, candidate, feeds=feeds, seconds=seconds, seed=seed).speedup)
+    return Speed(paired, measure(cleaned, candidate, feeds=feeds, seconds=seconds, seed=seed))
+
+
+def check_cap(
+    original: ModelProto, candidate: ModelProto, *, feeds: Mapping[str, Array], seconds: float, seed: int
+) -> None:
+    """Raise UsageError where the limit is too short to measure the two; that takes a few runs."""
+    from onnxprune.validation import latency
+
+    how = latency.How(seconds=seconds, seed=seed, option=OPTION)
+    latency.check_cap((original, candidate), (feeds, feeds), how)
 
 
 def _cleaned(model: ModelProto) -> ModelProto | None:

@@ -212,3 +212,12 @@ def test_a_broken_object_is_refused(told):
     broken = {**told["compress"], "kept": {}}
     with pytest.raises(DataError, match="'macs'"):
         html.page(broken)
+
+
+def test_the_cleaned_original_has_a_row(told):
+    """Where the latency of the cleaned original was measured, the page shows it beside the two others."""
+    latency = told["validate"]["latency"]
+    assert "cleaned original" not in Reader(html.page(told["validate"])).text
+    with_it = {**latency, "cleaned": latency["paired"], "pruning": latency["speedup"]}
+    text = Reader(html.page({**told["validate"], "latency": with_it})).text
+    assert "cleaned original" in text.replace("candidate beside the cleaned original", "")

@@ -10,9 +10,10 @@ from onnx import helper
 from validation.models import inputs, linear
 
 import onnxprune
+from onnxprune.errors import UsageError
 from onnxprune.validation import latency
 from onnxprune.validation.intervals import Interval
-from onnxprune.validation.speed import speed
+from onnxprune.validation.speed import OPTION, speed
 
 
 def timing(seconds):
@@ -23,7 +24,8 @@ def fake(ratios):
     """A measurement that gives these speed-ups in turn, and what it was asked."""
     asked = []
 
-    def measure(baseline, candidate, *, feeds, seconds, seed):
+    def measure(baseline, candidate, *, feeds, seconds, seed, option=OPTION):
+        assert option == "--latency-seconds"
         asked.append((baseline, candidate, feeds, seconds, seed))
         point = ratios[len(asked) - 1]
         found = Interval(point, 0.9 * point, 1.1 * point)
@@ -67,6 +69,7 @@ def test_what_cleaning_brings(kind):
     assert (found.speedup.point, found.pruning.point) == (3.0, 1.2)
     assert found.cleaning == pytest.approx(2.5)
     assert found.as_dict()["pruning"]["point"] == 1.2
+    assert found.as_dict()["cleaned"] == {"speedup": found.pruning.as_dict()}
 
 
 def test_goals_of_latency(monkeypatch):
@@ -78,10 +81,32 @@ def test_goals_of_latency(monkeypatch):
     assert asked == []
     found = onnxprune.validate(good, bad, data=x, min_speedup=1.9, max_latency=0.003)
     assert asked[0][2]["x"].shape == (1, 6)
-    assert asked[0][3] == 20.0
+    assert asked[0][3] is None
     assert {g.name: g.verdict for g in found.goals} == {"min_speedup": "inconclusive", "max_latency": "pass"}
     assert onnxprune.validate(good, bad, latency_seconds=1.0).as_dict()["latency"]["speedup"]["point"] == 2.0
     assert asked[1][2:4] == (None, 1.0)
+
+
+def test_a_limit_that_is_too_short(monkeypatch):
+    """A limit that is named and too short is an error that names its option, after the first batch of the data."""
+    read = []
+
+    def batches():
+        for batch in inputs(400).reshape(-1, 40, 6):
+            read.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(latency, "until", None)  # no round is run
+    with pytest.raises(UsageError, match=r"--latency-seconds 0.001 is too short.*; give --latency-seconds 1"):
+        onnxprune.validate(linear(), linear(), data=batches, latency_seconds=1e-3)
+    assert sum(read) < 400
+
+
+def test_a_slow_model(monkeypatch):
+    """Where no limit is named, models too slow for the default one get the time that the minimum of rounds takes."""
+    monkeypatch.setattr(latency, "CAP", 1e-3)
+    found = onnxprune.validate(linear(), as_input(linear()), data=inputs(), min_speedup=0.01)
+    assert found.speed.paired.candidate.n == latency.MIN_ROUNDS
 
 
 def test_measured_for_real():

@@ -144,6 +144,10 @@ def _latency(found: Told | None) -> p.Section | None:
     # The interval of the original's median is not measured by itself: its own point stands for it.
     middle = {"point": base["p50"], "low": base["p50"], "high": base["p50"]}
     rows = [("original", base, middle, None, None), ("candidate", pair["candidate"], pair["median"], None, None)]
+    if cleaned := found.get("cleaned"):
+        base = cleaned["baseline"]
+        middle = {"point": base["p50"], "low": base["p50"], "high": base["p50"]}
+        rows.insert(1, ("cleaned original", base, middle, None, None))
     compared = [("original again", pair["noise"], "noise floor"), ("candidate", found["speedup"], pair["verdict"])]
     if found["pruning"]:
         compared.append(("candidate beside the cleaned original", found["pruning"], ""))
