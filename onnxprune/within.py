@@ -20,6 +20,7 @@ from onnxprune.settings import CompressOptions
 from onnxprune.signature import taking
 from onnxprune.validation.accuracy import Comparison
 from onnxprune.validation.intervals import Interval
+from onnxprune.validation.metrics import check_drop, metric
 from onnxprune.validation.result import validate
 
 _STEPS = 7  # compressions, beside the last
@@ -43,8 +44,9 @@ class WithinOptions(CompressOptions):
         """Raise UsageError for what is wrong whatever the model and the data."""
         if any(x is not None for x in (self.flops, self.params, self.size, self.latency)):
             raise UsageError("--max-drop finds the target: leave out --flops, --params, --size and --latency")
-        if not self.max_drop >= 0:
-            raise UsageError(f"--max-drop {self.max_drop:g}: give 0 or more, in percentage points for rates")
+        if not 0 <= self.max_drop < np.inf:
+            raise UsageError(f"--max-drop {self.max_drop:g}: give a number from 0 on, in percentage points for rates")
+        check_drop(self.max_drop, None if self.metric is None else metric(self.metric))
         if self.data is None:
             raise UsageError("--max-drop is measured: give --data with labels")
         self.at(1.0, None).check()

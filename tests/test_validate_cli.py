@@ -54,6 +54,8 @@ def folder(tmp_path, monkeypatch, smaller):
         (["--max-size", "1MB", "--max-drop", "90"], 0),
         (["--min-agreement", "0.999"], 1),
         (["--max-size", "1"], 2),
+        (["--max-drop", "150"], 2),
+        (["--max-drop", "-1"], 2),
         (["--max-latency", "5"], 2),
         (["--min-agreement", "98"], 2),
         (["--metric", "acuracy"], 2),

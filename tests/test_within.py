@@ -96,6 +96,9 @@ def test_the_command(tmp_path, monkeypatch):
         ({"flops": 0.5}, UsageError, "leave out --flops"),
         ({"max_drop": -1.0}, UsageError, "--max-drop -1"),
         ({"max_drop": float("nan")}, UsageError, "--max-drop nan"),
+        ({"max_drop": float("inf")}, UsageError, "--max-drop inf"),
+        ({"max_drop": 101.0}, UsageError, "--max-drop 101: accuracy drops by at most 100"),
+        ({"metric": "acuracy"}, UsageError, "did you mean 'accuracy'"),
         ({"data": None}, UsageError, "give --data with labels"),
         ({"data": {"input": np.zeros((64, 1, 8, 8), np.float32)}}, DataError, "has no labels"),
         (
@@ -104,7 +107,7 @@ def test_the_command(tmp_path, monkeypatch):
             "20 labelled inputs; --max-drop needs 48",
         ),
     ],
-    ids=["two targets", "negative", "nan", "no data", "no labels", "few"],
+    ids=["two targets", "negative", "nan", "infinite", "beyond 100", "unknown metric", "no data", "no labels", "few"],
 )
 def test_bad_input(options, error, message):
     """What cannot be measured is refused before any work."""

@@ -47,11 +47,11 @@ def settings(path: Path | None) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"'{name}' is not TOML: {error}") from error
     ours = _table(content.get("tool", {}), "onnxprune", name)
-    if path is not None and "validate" not in ours:
+    outside = list(_unknown(ours, ["validate"], "tool.onnxprune"))
+    if path is not None and "validate" not in ours and not outside:
         raise UsageError(f"'{name}' has no table [tool.onnxprune.validate]")
     found = {key.replace("-", "_"): value for key, value in _table(ours, "validate", name).items()}
-    problems = [*_unknown(ours, ["validate"], "tool.onnxprune"), *_problems(found)]
-    if problems:
+    if problems := [*outside, *_problems(found)]:
         raise UsageError(f"'{name}': {'; '.join(problems)}")
     return found
 
@@ -68,6 +68,8 @@ def _unknown(found: Mapping[str, Any], known: list[str], where: str) -> Iterator
         if key not in known:
             near = get_close_matches(key, known, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+            if "validate" in known and key.replace("-", "_") in KEYS:
+                hint = "it belongs in [tool.onnxprune.validate]"
             yield f"[{where}] has the unknown key '{key}'; {hint}"
 
 

@@ -45,6 +45,8 @@ class Goals:
         problems = [f"{option(n)} {v} is not a finite number" for n, v in self.given.items() if not math.isfinite(v)]
         if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
             problems.append(f"--min-agreement {self.min_agreement:g}: give a share above 0, at most 1, such as 0.98")
+        if self.max_drop is not None and self.max_drop < 0:
+            problems.append(f"--max-drop {self.max_drop:g}: give 0 or more")
         for name in ("min_speedup", "max_latency", "max_size"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -24,7 +24,8 @@ PerSample = Callable[[Array, Array], Reals]
 Whole = Callable[[Any, Array], float]
 DEFAULT = "accuracy"
 # What a metric is worth without a look at the inputs, where that is a number; of accuracy the labels tell.
-CHANCE = {"roc_auc": 0.5, "roc_auc_ovr": 0.5, "roc_auc_ovo": 0.5, "r2": 0.0, "explained_variance": 0.0}
+CHANCE = dict.fromkeys(("roc_auc", "roc_auc_ovr", "roc_auc_ovr_weighted", "roc_auc_ovo", "roc_auc_ovo_weighted"), 0.5)
+CHANCE |= dict.fromkeys(("r2", "explained_variance", "d2_absolute_error"), 0.0)
 _TINY = 1e-15
 
 
@@ -107,6 +108,13 @@ def metric(name: str | Callable[[Any, Array], float]) -> Metric:
     return _TABLE[short]
 
 
+def check_drop(limit: float | None, chosen: Metric | None) -> None:
+    """Raise UsageError for a drop that every model is within; chosen: None for accuracy."""
+    if limit is not None and limit > 100 and (chosen is None or chosen.rate):
+        name = chosen.name if chosen else DEFAULT
+        raise UsageError(f"--max-drop {limit:g}: {name} drops by at most 100 percentage points; give fewer")
+
+
 def _function(function: Callable[..., Any], name: str) -> Metric:
     higher, rate = getattr(function, "higher_is_better", True), getattr(function, "rate", False)
     return Metric(name, "outputs", bool(higher), bool(rate), whole=function)
@@ -169,6 +177,13 @@ def _log_loss(probabilities: Array, targets: Array) -> Reals:
     return np.asarray(-np.log(np.maximum(own[:, 0], _TINY)))
 
 
+def _brier(probabilities: Array, targets: Array) -> Reals:
+    """Squared error of the probabilities, summed over the classes; of two classes that of class 1 alone."""
+    error = probabilities.astype(np.float64) - (np.arange(probabilities.shape[1]) == targets[:, None])
+    squares = (error**2).sum(axis=1)
+    return np.asarray(squares / 2 if probabilities.shape[1] == 2 else squares)
+
+
 # ---- all samples at once, by scikit-learn --------------------------------------------------------------------------
 
 
@@ -205,16 +220,19 @@ def _averages(name: str) -> dict[str, Metric]:
 
 def _table() -> Mapping[str, Metric]:
     ranked: Needs = "probabilities"
-    mape = "mean_absolute_percentage_error"
+    mape, ovo = "mean_absolute_percentage_error", {"multi_class": "ovo"}
     found = [
         Metric("balanced_accuracy", "classes", True, True, weighted=weighted.balanced_accuracy),
         Metric("matthews_corrcoef", "classes", True, False, weighted=weighted.matthews_corrcoef),
         Metric("cohen_kappa", "classes", True, False, weighted=weighted.cohen_kappa),
         Metric("roc_auc", ranked, True, True, weighted=weighted.roc_auc),
         Metric("roc_auc_ovr", ranked, True, True, weighted=weighted.roc_auc),
-        Metric("roc_auc_ovo", ranked, True, True, whole=_ranking("roc_auc_score", multi_class="ovo")),
+        Metric("roc_auc_ovo", ranked, True, True, whole=_ranking("roc_auc_score", **ovo)),
+        Metric("roc_auc_ovr_weighted", ranked, True, True, whole=_ranking("roc_auc_score", average="weighted")),
+        Metric("roc_auc_ovo_weighted", ranked, True, True, whole=_ranking("roc_auc_score", **ovo, average="weighted")),
         Metric("average_precision", ranked, True, True, whole=_ranking("average_precision_score")),
         Metric("log_loss", ranked, False, False, each=_log_loss),
+        Metric("brier", ranked, False, False, each=_brier),
         Metric("mean_squared_error", "values", False, False, each=_error(2)),
         Metric("root_mean_squared_error", "values", False, False, each=_error(2), root=True),
         Metric("mean_absolute_error", "values", False, False, each=_error(1)),
@@ -222,6 +240,8 @@ def _table() -> Mapping[str, Metric]:
         Metric("explained_variance", "values", True, False, whole=_sklearn("explained_variance_score")),
         Metric("median_absolute_error", "values", False, False, whole=_sklearn("median_absolute_error")),
         Metric(mape, "values", False, False, whole=_sklearn(mape)),
+        Metric("max_error", "values", False, False, whole=_sklearn("max_error")),
+        Metric("d2_absolute_error", "values", True, False, whole=_sklearn("d2_absolute_error_score")),
     ]
     table = {m.name: m for m in (_top(1), *found)}
     for name in weighted.PER_CLASS:
@@ -237,5 +257,6 @@ _ALIASES = {
     "mape": "mean_absolute_percentage_error",
     "top_k_accuracy": "top5",
     "mcc": "matthews_corrcoef",
+    "brier_score_loss": "brier",
 }
 NAMES = (*_TABLE, "top5")

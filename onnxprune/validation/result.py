@@ -135,6 +135,7 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
     options.check()
     seconds = dict[str, float]()
     chosen = None if options.metric is None else metric(options.metric)
+    metrics.check_drop(options.max_drop, chosen)
     first, second = _model(original, "original"), _model(candidate, "candidate")
     start = _lap(seconds, "read", time.perf_counter())
     measured, name = _measured(first, second, chosen, options)

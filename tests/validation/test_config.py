@@ -58,6 +58,9 @@ def test_a_file(project, tmp_path):
     (tmp_path / "gate.toml").write_text("[tool.onnxprune]\n")
     with pytest.raises(UsageError, match=r"'gate.toml' has no table \[tool.onnxprune.validate\]"):
         settings(Path("gate.toml"))
+    (tmp_path / "gate.toml").write_text("[tool.onnxprune]\nmax_drop = 1\n")
+    with pytest.raises(UsageError, match=r"'max_drop'; it belongs in"):
+        settings(Path("gate.toml"))
     with pytest.raises(FileError, match=r"there is no file 'none\.toml'"):
         settings(Path("none.toml"))
 
@@ -67,6 +70,7 @@ def test_a_file(project, tmp_path):
     [
         ("[tool.onnxprune.validate]\nmax-dorp = 1\n", "unknown key 'max-dorp'; did you mean 'max-drop'"),
         ("[tool.onnxprune.validat]\nmax-drop = 1\n", "unknown key 'validat'; did you mean 'validate'"),
+        ("[tool.onnxprune]\nmax-drop = 1\n", r"'max-drop'; it belongs in \[tool.onnxprune.validate\]"),
         ("[tool.onnxprune.validate]\nmax-drop = '1'\n", "'max-drop' must be a number, not '1'"),
         ("[tool.onnxprune.validate]\nmax-drop = true\n", "'max-drop' must be a number"),
         ("[tool.onnxprune.validate]\nmax-latency = 5\n", "'max-latency' must be a text with a unit, not 5"),

@@ -66,6 +66,7 @@ def test_overall():
         ({"min_agreement": 0.0}, "--min-agreement 0"),
         ({"min_speedup": -1.0}, "--min-speedup -1: give a number above 0"),
         ({"max_latency": 0.0}, "--max-latency 0"),
+        ({"max_drop": -1.0}, "--max-drop -1: give 0 or more"),
         ({"max_drop": float("nan")}, "--max-drop nan is not a finite number"),
         ({"max_size": -1.0, "min_agreement": 2.0}, "--min-agreement 2.*--max-size -1"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from onnxprune.errors import DataError, UsageError
-from onnxprune.validation.metrics import NAMES, hits, metric
+from onnxprune.validation.metrics import NAMES, check_drop, hits, metric
 from onnxprune.validation.reading import probabilities
 
 RNG = np.random.default_rng(0)
@@ -86,7 +86,12 @@ def test_a_class_that_nobody_names():
         ("roc_auc_ovo", 2, lambda y, p: sk.roc_auc_score(y, p[:, 1])),
         ("average_precision", 2, lambda y, p: sk.average_precision_score(y, p[:, 1])),
         ("average_precision", MANY, sk.average_precision_score),
+        ("roc_auc_ovr_weighted", MANY, lambda y, p: sk.roc_auc_score(y, p, multi_class="ovr", average="weighted")),
+        ("roc_auc_ovo_weighted", MANY, lambda y, p: sk.roc_auc_score(y, p, multi_class="ovo", average="weighted")),
+        ("roc_auc_ovo_weighted", 2, lambda y, p: sk.roc_auc_score(y, p[:, 1])),
         ("neg_log_loss", MANY, sk.log_loss),
+        ("neg_brier_score", 2, lambda y, p: sk.brier_score_loss(y, p[:, 1])),
+        ("brier_score_loss", MANY, lambda y, p: ((p - np.eye(MANY)[y]) ** 2).sum(1).mean()),
     ],
 )
 def test_of_probabilities(name, classes, function):
@@ -117,6 +122,7 @@ def test_area_with_weights():
         ("r2_score", sk.r2_score),
         ("explained_variance", sk.explained_variance_score),
         ("median_absolute_error", sk.median_absolute_error),
+        ("d2_absolute_error_score", sk.d2_absolute_error_score),
     ],
 )
 def test_of_values(name, function):
@@ -124,6 +130,16 @@ def test_of_values(name, function):
     y = RNG.normal(3, 1, (200, 2))
     p = y + RNG.normal(0, 0.3, y.shape)
     assert value(name, p, y) == pytest.approx(function(y, p), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["max_error", "neg_max_error"])
+def test_largest_error(name):
+    """The largest error is scikit-learn's, which takes one value per sample."""
+    y, p = RNG.normal(size=(2, 200))
+    assert value(name, p, y) == pytest.approx(sk.max_error(y, p), rel=1e-9)
+    assert not metric(name).higher
+    with pytest.raises(DataError, match="--metric max_error raised ValueError: Multioutput"):
+        metric(name).of(np.zeros((3, 2)), np.zeros((3, 2)))
 
 
 def test_top():
@@ -176,6 +192,16 @@ def test_unknown_names(name, near):
     """A misspelt metric is a usage error with the nearest name."""
     with pytest.raises(UsageError, match=near):
         metric(name)
+
+
+@pytest.mark.parametrize(("limit", "name"), [(100.5, None), (150, "accuracy"), (101, "f1_macro"), (1e9, "roc_auc")])
+def test_drops_that_always_pass(limit, name):
+    """A rate drops by at most 100 points: a larger limit is a usage error, but not of what has a unit of its own."""
+    chosen = name and metric(name)
+    with pytest.raises(UsageError, match=f"--max-drop .*: {name or 'accuracy'} drops by at most 100 percentage points"):
+        check_drop(limit, chosen)
+    check_drop(100, chosen)
+    check_drop(limit, metric("mae"))
 
 
 def test_own_function():
