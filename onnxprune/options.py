@@ -150,6 +150,7 @@ Redundancy = Annotated[
     bool, _result(None, "Show how far the filters of each layer resemble each other.", "--redundancy")
 ]
 Quiet = Annotated[bool, _result(None, "No progress, and no report of what was written.", "--quiet", "-q")]
+Silent = Annotated[bool, _result(None, "No progress, and nothing but errors and --json.", "--quiet", "-q")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +278,7 @@ class Measuring:
     seed: Seed = 0
     report: ReportPage = None
     as_json: AsJson = False
-    quiet: Quiet = False
+    quiet: Silent = False
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.benchmark`."""

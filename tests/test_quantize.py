@@ -101,6 +101,8 @@ def test_four_corners():
     told = found.as_dict()
     assert told["int8"][0]["speedup"].keys() == {"point", "low", "high"}
     assert told["models"][f"{MODEL} in int8"]["metric"]["metric"] == "accuracy"
+    (note,) = (n for n in told["notes"] if "were fitted on" in n)
+    assert note.startswith("500 of the 500 inputs whose answers are compared are those that int8")
 
 
 def test_int8_needs_data():

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.errors import UsageError
-from onnxprune.options import AsJson, Quiet, latency, panel, size
+from onnxprune.options import AsJson, Silent, latency, panel, size
 
 _goal = panel("Goals")
 _result = panel("Result")
@@ -60,7 +60,7 @@ class Validating:
         None
     )
     as_json: AsJson = False
-    quiet: Quiet = False
+    quiet: Silent = False
 
     def arguments(self, configured: Mapping[str, Any]) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.validate`, over what a file of settings gives."""

@@ -21,11 +21,10 @@ _LAYERS, _FALLEN = 10, 8  # shown before "n more"
 def benchmark(found: Benchmark) -> RenderableType:
     """Latency, memory, kernels and, where profiled, layers of all models."""
     names = {name: chr(ord("A") + i % 26) for i, name in enumerate(found.size)}
-    several = len(names) > 1
     return sections(
         lines(*(f"{letter}: {name} ({si(found.size[name], 'B')})" for name, letter in names.items())),
         _latencies(found.rows, names),
-        _speedups(found.rows, names) if several else "",
+        _speedups(found.rows, names),
         _accuracies(found.accuracy, names) if found.accuracy else "",
         lines(*_int8(found, names)),
         lines(*_kernels(found, names)),
@@ -155,7 +154,9 @@ def _setting(found: Benchmark) -> Iterator[str]:
     governor = f", governor {e['governor']}" if e["governor"] else ""
     yield f"{e['cpu']}, {e['cpus']} CPUs{governor}{load}; onnxruntime {e['onnxruntime']}, no spinning."
     ran = {where: count for nodes in found.nodes.values() for where, count in nodes.items()}
-    if set(ran) != {e["provider"]}:
+    if set(ran) == {e["provider"]}:
+        yield f"Every node ran on {e['provider']}."
+    else:
         told = "; ".join(
             f"{name}: " + ", ".join(f"{count} nodes on {where}" for where, count in nodes.items())
             for name, nodes in found.nodes.items()

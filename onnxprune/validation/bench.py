@@ -193,6 +193,7 @@ def measured(
     _LOG.info("kernels")
     kernels = {name: blocked(p) for name, p in protos.items()}
     base = next(iter(kernels.values()))
+    accuracy = _accuracy(protos, given) if int8 else {}
     found = [(h, b, _rounds(protos, inputs[b], h)) for b in batches for h in hows]
     rows = [row for h, b, times in found for row in _rows(times, protos, inputs[b], h, memory)]
     return Benchmark(
@@ -203,9 +204,9 @@ def measured(
         nodes={name: ran_on(p, first[name], how.threads, how.provider) for name, p in protos.items()},
         layers=_layers(protos, first, how.threads, how.provider) if profile else {},
         environment=environment(how.threads, how.provider),
-        notes=tuple(_notes(rows, [h.threads for h in hows], how.precision, given.data is None)),
+        notes=(*_notes(rows, [h.threads for h in hows], how.precision, given.data is None), *_fitted(accuracy, given)),
         int8=tuple(_gains(found[0][2], list(protos), quantized)),
-        accuracy=_accuracy(protos, given) if int8 else {},
+        accuracy=accuracy,
     )
 
 
@@ -243,6 +244,15 @@ def _accuracy(protos: Mapping[str, ModelProto], given: Given) -> dict[str, Valid
     }
 
 
+def _fitted(accuracy: Mapping[str, Validation], given: Given) -> Iterator[str]:
+    """What the answers of models on inputs that they were fitted on are worth."""
+    for samples in {v.samples for v in accuracy.values()}:
+        yield (
+            f"{min(samples, given.calibration_size):,} of the {samples:,} inputs whose answers are compared are those "
+            "that int8, and a repair by `compress` on the same data, were fitted on: judge by `validate` on others"
+        )
+
+
 def _check(
     sources: Sequence[Source],
     threads: Sequence[int],
@@ -278,7 +288,7 @@ def _real(proto: ModelProto, batch: int, data: Any, preprocess: str | None) -> d
 
 
 def _rounds(protos: Mapping[str, ModelProto], inputs: Mapping[str, Mapping[str, Array]], how: How) -> Measured:
-    _LOG.info("measuring with %s threads", how.threads)
+    _LOG.info("measuring with %d thread%s", how.threads, "s" * (how.threads > 1))
     return measure(list(protos.values()), list(inputs.values()), how)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from graphs import each, proto
 from rich.console import Console
 
 import onnxprune
+from onnxprune.commands import measuring
 from onnxprune.errors import DataError, UsageError
 from onnxprune.report import latency as report
 from onnxprune.validation.bench import benchmark
@@ -72,6 +75,18 @@ def test_the_same_model_twice():
     found = benchmark([OTHER, OTHER], **QUICK)
     assert [r.model for r in found.rows] == [f"{OTHER} (1)", f"{OTHER} (2)"]
     assert found.rows[1].verdict in ("no difference", "inconclusive")
+
+
+def test_one_model():
+    """Of a single model, the noise floor is measured, and told in the JSON and the report, with what it ran on."""
+    found = benchmark(OTHER, **QUICK)
+    (row,) = found.as_dict()["rows"]
+    assert row["noise"].keys() == {"point", "low", "high"}
+    assert row["noise"]["low"] <= row["noise"]["point"] <= row["noise"]["high"]
+    assert row["speedup"] is row["verdict"] is None
+    told = text(found)
+    assert re.search(rf"A again +{row['noise']['point']:.3f} .* noise floor", told)
+    assert "Every node ran on CPUExecutionProvider." in told
 
 
 def test_data():
@@ -161,6 +176,23 @@ def test_command():
     assert told["models"][MODEL]["kernels"]["convs"] == 12
     assert told["models"][MODEL]["layers"]
     assert told["environment"]["onnxruntime"]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress(monkeypatch, tmp_path, quiet):
+    """The command shows its stages as the others do; with --quiet nothing is printed, but files are written."""
+    asked, page = [], tmp_path / "page.html"
+
+    @contextmanager
+    def spinner(silent):
+        asked.append(silent)
+        yield
+
+    monkeypatch.setattr(measuring, "progress", spinner)
+    found = done("bench", OTHER, *FAST, "--report", page, *["--quiet"] * quiet)
+    assert asked == [quiet]
+    assert bool(found.output) == (not quiet)
+    assert "noise floor" in page.read_text()
 
 
 def test_input_shape(tmp_path):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from onnxprune.validation.latency import (
     verdict,
 )
 
+REAL = [Path("fixtures/vgg_dynamo.onnx"), *(Path("/work/shared/models") / f"mlperf_{n}.onnx" for n in ("kws", "vww96"))]
 SMALL = "g (float[N,8] x) => (float[N,8] y) <float[8,8] w> { y = MatMul(x, w) }"
 FAILS = "g (float[2,3] x, int64[1] s) => (float[M] y) { y = Reshape(x, s) }"
 ENDLESS = """g (float x) => (float y) <int64 m = {4611686018427387904}, bool c = {1}> {
@@ -139,6 +141,14 @@ def test_same_model():
     found = pair(chain(4), chain(4), seconds=2)
     assert found.verdict in ("no difference", "inconclusive")
     assert found.speedup.low <= found.speedup.point <= found.speedup.high
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_same_real_model(path):
+    """A network against itself is never called faster or slower, however busy the machine."""
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    assert pair(path, path, seconds=5).verdict not in ("faster", "slower")
 
 
 def test_ten_times_the_layers():

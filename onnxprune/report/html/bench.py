@@ -58,9 +58,7 @@ def compared(told: Told, refused: str = "") -> list[p.Section]:
         (_case(letters[r["model"]], r, len(cases) > 1), r["seconds"], r["median"], r["throughput"], r["memory"])
         for r in rows
     ]
-    blocks: list[p.Block] = [p.Lines(lines), *latencies(told_rows)]
-    if len(letters) > 1:
-        blocks.append(_speedups(rows, letters, len(cases) > 1))
+    blocks: list[p.Block] = [p.Lines(lines), *latencies(told_rows), _speedups(rows, letters, len(cases) > 1)]
     notes = [f"Note: {n}." for n in told["notes"]] + ([f"{refused}."] if refused else [])
     found = [p.Section("latency", "Latency", [*blocks, p.Lines(notes)])]
     return p.shown(*found, _int8(told), _accuracies(told, letters), _kernels(told, letters), _profile(told, letters))
