@@ -251,9 +251,7 @@ class _Sitting:
         return 2 * max(sum(self.load) + _WARM_RUNS * sum(self.quickest), _SHORTEST)
 
 
-def _first(
-    timer: Timer, models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How, deadline: float
-) -> _Sitting:
+def _first(timer: Timer, models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How, deadline: float) -> _Sitting:
     """The first sitting, which shows whether the time cap has room for the minimum of rounds."""
     found = _sitting(timer, models, feeds, how, np.random.default_rng(how.seed), _WARM_SECONDS)
     one, left = sum(found.quickest), deadline - time.perf_counter()
@@ -317,8 +315,8 @@ def _check_cap(one_round: float, left: float, how: How) -> None:
     if needed > left:
         advice = f"give {how.option} {int(np.ceil((how.cap - left + needed) * 1.5))}"
         raise UsageError(
-            f"{how.option} {how.cap:g} is too short: a round takes {one_round:.3g} s, {MIN_ROUNDS} rounds are needed, and "
-            f"{max(left, 0):.3g} s are left after loading and warm-up; {advice}"
+            f"{how.option} {how.cap:g} is too short: a round takes {one_round:.3g} s, {MIN_ROUNDS} rounds are needed, "
+            f"and {max(left, 0):.3g} s are left after loading and warm-up; {advice}"
         )
 
 

@@ -39,7 +39,7 @@ class Measure(Protocol):
 class Speed:
     """Latency of the candidate beside the original, and beside the cleaned original where cleaning changes the graph.
 
-    paired: original and candidate; cleaned: the cleaned original and the candidate, None where cleaning changes nothing.
+    paired: original and candidate; cleaned: cleaned original and candidate, None where cleaning changes nothing.
     """
 
     paired: Paired
@@ -53,7 +53,7 @@ class Speed:
     @property
     def pruning(self) -> Interval | None:
         """Speed-up beside the cleaned original."""
-        return self.cleaned and self.cleaned.speedup
+        return None if self.cleaned is None else self.cleaned.speedup
 
     @property
     def cleaning(self) -> float | None:
@@ -81,7 +81,7 @@ def speed(
 ) -> Speed:
     """Measure a candidate beside the original, then beside the cleaned original where that is another graph.
 
-    feeds: the inputs to run, random where None; seconds: limit for each of the two, as of `latency.pair`; measure: that.
+    feeds: the inputs to run, random where None; seconds: limit of each of the two; measure: `latency.pair`, which see.
     """
     if measure is None:
         from onnxprune.validation.latency import pair
