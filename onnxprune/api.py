@@ -97,7 +97,7 @@ def compressed(model: Source, options: CompressOptions, known: Known) -> Result:
     analysis = _analysed(model, options.input_shapes, clock)
     wanted = options.looks_at_inputs or recovery.looks_at_inputs(options.recover, options.data is not None)
     budget = _budget(analysis, options, wanted, clock)
-    study = _study(analysis, options, wanted, clock, known)
+    study = _study(analysis, options, wanted, clock, known, options.recover, options.new_biases)
     choice, plan = _chosen(budget, study, clock)
     result = _finish(
         analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice, study, options.recover
@@ -112,12 +112,15 @@ def compressed(model: Source, options: CompressOptions, known: Known) -> Result:
 
 @taking(Options)
 def make_plan(model: Source, options: Options) -> Plan:
-    """The plan that `compress` would apply with the same arguments, without cutting. Raises as `compress` does."""
+    """The plan that `compress` would apply with the same arguments and its default repair, without cutting. Raises as
+    `compress` does.
+    """
     options.check()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
     budget = _budget(analysis, options, options.looks_at_inputs, clock)
-    return _chosen(budget, _study(analysis, options, options.looks_at_inputs, clock), clock)[1]
+    study = _study(analysis, options, options.looks_at_inputs, clock, new_biases=options.new_biases)
+    return _chosen(budget, study, clock)[1]
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -268,7 +271,15 @@ def _budget(analysis: Analysis, options: Options, study: bool, clock: Clock) -> 
         return budget
 
 
-def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock, known: Known | None = None) -> Study | None:
+def _study(
+    analysis: Analysis,
+    options: Inputs,
+    wanted: bool,
+    clock: Clock,
+    known: Known | None = None,
+    shipped: str = "auto",
+    new_biases: bool = True,
+) -> Study | None:
     """The original on calibration inputs, where something looks at them."""
     if not wanted:
         return None
@@ -285,7 +296,7 @@ def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock, know
             seconds=options.time_budget,
         )
         given = (options.seed, options.memory, options.time_budget)
-        return Study(analysis, inputs, *given, known=known or Known())
+        return Study(analysis, inputs, *given, known=known or Known(), shipped=shipped, new_biases=new_biases)
 
 
 def _chosen(budget: Budget, study: Study | None, clock: Clock) -> tuple[Allocation, Plan]:
@@ -326,8 +337,9 @@ def _finish(
     recovered: Recovery | None = None
     if recover != "none" and not kept.all():
         with clock("recover"):
-            grow = not {"params", "size"} & plan.settings.keys()  # new biases would exceed what the plan promises
-            partners = _partners(analysis, plan) if recover == "merge" else None
+            grow = not {"params", "size"} & plan.settings.keys()  # as `Options.new_biases`
+            taken = (str(plan.settings.get("method", "")), int(plan.settings.get("seed", 0)))
+            partners = recovery.partners(analysis, *taken) if recover == "merge" else None
             recovered = recovery.recover(analysis, kept, smaller, recover, study, new_biases=grow, partners=partners)
             check(smaller, analysis)
     with clock("export"):
@@ -355,14 +367,6 @@ def _finish(
         groups=tuple(group_changes(analysis, kept)),
     )
     return Result(proto, plan, report)
-
-
-def _partners(analysis: Analysis, plan: Plan) -> criteria.Partners | None:
-    """What the plan's criterion, if it looks at weights alone, says can take the place of each class."""
-    name = str(plan.settings.get("method", ""))
-    if not name or name.partition(":")[0] not in criteria.NAMES or criteria.needs_data(name):
-        return None
-    return criteria.rank(name, analysis, seed=int(plan.settings.get("seed", 0))).partners
 
 
 def _cost(analysis: Analysis, kept: Mask, smaller: Model, proto: onnx.ModelProto) -> Cost:

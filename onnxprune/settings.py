@@ -183,6 +183,11 @@ class Options(Inputs):
         judged = how == "evolve" or (how == "pairs" and self.search.proxy != "none")
         return judged or how in recovery.BY_TABLE or criteria.needs_data(self.criterion)
 
+    @property
+    def new_biases(self) -> bool:
+        """Whether a repair may add biases: where parameters or bytes are counted they would exceed what is promised."""
+        return self.params is None and self.size is None
+
     def settings(self) -> dict[str, Any]:
         """What a plan records of them."""
         names = ["flops", "params", "size", "latency", "threads", "min_keep", "align", "inexact", "seed"]

@@ -227,6 +227,20 @@ def test_criteria_that_look_at_data(method):
     assert result.plan.keep != bare(method="l1", align=1).plan.keep
 
 
+@pytest.mark.parametrize("shipped", ["none", "moments", "ridge", "auto"])
+def test_search_compares_candidates_after_the_repair_that_ships(monkeypatch, shipped):
+    """Beside the table's refit, which is always the default one, only the repair that ships is made, if any."""
+    done, real = [], {m: getattr(m, f) for m, f in ((recovery, "repair"), (recovery.weights, "repair"))}
+    monkeypatch.setattr(recovery, "repair", lambda *a, **k: done.append(k["method"]) or real[recovery](*a, **k))
+    spy = lambda how, *a, **k: done.append(how) or real[recovery.weights](how, *a, **k)  # noqa: E731
+    monkeypatch.setattr(recovery.weights, "repair", spy)
+    repaired.__wrapped__(allocate="search", recover=shipped, calibration_size=64)
+    method = "joint" if shipped == "auto" else shipped
+    assert done[0] == "joint"
+    assert set(done[1:]) == ({method} - {"none"})
+    assert shipped == "none" or len(done) > 3  # two candidates at least, and what ships
+
+
 def test_allocations_differ():
     """They are three ways of sharing the cut."""
     assert len({json.dumps(repaired(allocate=a).report.as_dict()["layers"]) for a in OF_SCORES}) == 3
