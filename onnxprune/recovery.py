@@ -186,7 +186,8 @@ class Study:
         images, levels, rounds = self._effort(cost)
         kept, gone = self._full, np.zeros(0, np.intp)
         for number in range(rounds):
-            table = self._table(method, kept, free, images, levels)
+            told = f"sensitivity, round {number + 1} of {rounds}"
+            table = self._table(method, kept, free, images, levels, told)
             last = number + 1 == rounds
             choices = []
             for power in powers if last else (POWER,):
@@ -199,7 +200,9 @@ class Study:
             gone = np.flatnonzero(~kept)
         raise AssertionError("there is at least one round")
 
-    def _table(self, method: str, kept: Mask, free: Mask, images: int, levels: Sequence[float]) -> list[Curve]:
+    def _table(
+        self, method: str, kept: Mask, free: Mask, images: int, levels: Sequence[float], told: str
+    ) -> list[Curve]:
         """The table of the network cut to `kept` and repaired, on so many inputs; made once.
 
         The repair is the default one whatever ships: the table asks what a network that works can do without, and a
@@ -219,6 +222,7 @@ class Study:
                 free=free,
                 levels=levels,
                 store=self.store,
+                told=told,
             )
         return self.known.tables[key]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from graphs import proto
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import api, criteria, recovery, runtime
+from onnxprune import api, clock, criteria, recovery, runtime
 from onnxprune.calibration import calibration
 from onnxprune.errors import DataError, Exit, TargetError, UsageError
 
@@ -274,6 +275,18 @@ def test_a_short_time_is_told():
     """What is thinned to keep to the time is in the report."""
     notes = repaired(allocate="greedy", time_budget=0.01, calibration_size=64).report.recovery.notes
     assert any("to keep to the time" in n for n in notes)
+
+
+def test_selection_tells_its_round_and_the_time_left(monkeypatch, caplog):
+    """Each group of each round is logged, with an estimate of the time left."""
+    seconds = itertools.count(0.0, 3.0)
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(seconds))
+    with caplog.at_level("INFO", "onnxprune"):
+        repaired.__wrapped__(allocate="greedy", calibration_size=64)
+    for stage in ("sensitivity, round 1 of 2: group", "sensitivity, round 2 of 2: group"):
+        told = [m for m in caplog.messages if m.startswith(stage)]
+        assert len(told) > 3
+        assert told[-1] == f"{stage} {len(told)} of {len(told)}, about 3 s left"
 
 
 # ---- the report ---------------------------------------------------------------------------------------------------
