@@ -21,7 +21,7 @@ from onnxprune.cut import cut
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model
 from onnxprune.recover import weights
-from onnxprune.recover.accuracy import accuracy
+from onnxprune.recover.accuracy import accuracy, unused
 from onnxprune.recover.agreement import Agreement, agreement, divergence
 from onnxprune.recover.layers import sites
 from onnxprune.recover.program import Feeds, Program, Store, outputs, program, write_back
@@ -348,6 +348,8 @@ def recover(
     original = study.original()
     before, after = agreement(original, plain), agreement(original, outputs)
     better = after.divergence <= before.divergence
+    labels = study.calibration.labels
+    metric = accuracy(labels, {"original": original, "cut": plain, "repaired": outputs})
     if better:
         write_back(narrow, smaller)
     return Recovery(
@@ -357,8 +359,8 @@ def recover(
         before,
         after,
         "repaired" if better else "cut",
-        accuracy(study.calibration.labels, {"original": original, "cut": plain, "repaired": outputs}),
-        tuple(dict.fromkeys(study.notes)),
+        metric,
+        tuple(dict.fromkeys((*study.notes, *unused(labels, metric)))),
     )
 
 
