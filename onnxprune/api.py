@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -302,7 +301,9 @@ def _study(
 def _chosen(budget: Budget, study: Study | None, clock: Clock) -> tuple[Allocation, Plan]:
     choice = choose(budget, study, clock)
     with clock("plan"):
-        plan = write_down(budget.analysis, choice.kept, budget.digest, budget.options.settings(), _predicted(choice))
+        looked = study if budget.options.looks_at_inputs and not choice.kept.all() else None
+        predicted = _predicted(choice) | ({"notes": looked.caveats} if looked and looked.caveats else {})
+        plan = write_down(budget.analysis, choice.kept, budget.digest, budget.options.settings(), predicted)
     return choice, plan
 
 
@@ -355,7 +356,7 @@ def _finish(
         verification=verification,
         layers=tuple(layer_changes(analysis, kept)),
         frozen=frozen_summary(analysis),
-        notes=(*analysis.notes, *_unseen(study, recovered, plan)),
+        notes=tuple(analysis.notes),
         seconds=clock.seconds,
         plan=plan,
         note=choice.note if choice else "",
@@ -365,6 +366,7 @@ def _finish(
         tried=choice.tried if choice else None,
         latency=choice.latency if choice else None,
         groups=tuple(group_changes(analysis, kept)),
+        caveats=tuple(plan.predicted.get("notes", ())) if choice and not recovered else (),
     )
     return Result(proto, plan, report)
 
@@ -375,10 +377,3 @@ def _cost(analysis: Analysis, kept: Mask, smaller: Model, proto: onnx.ModelProto
     new = [t for name, t in smaller.constants().items() if name not in known]
     arrays = [a for a in map(values, new) if a is not None]
     return Cost(cost.macs, cost.params + sum(a.size for a in arrays), cost.bytes + sum(a.nbytes for a in arrays))
-
-
-def _unseen(study: Study | None, recovered: Recovery | None, plan: Plan) -> Iterator[str]:
-    """What the report of recovery would say, where there is none."""
-    looked = "data" in plan.settings and bool(plan.keep)
-    if looked and study is not None and study.calibration.synthetic and recovered is None:
-        yield "what leaves was chosen on SYNTHETIC INPUTS, since no --data were given"

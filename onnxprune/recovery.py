@@ -126,6 +126,13 @@ class Study:
         self.reference = self._look(sums=True)
         self._full: Mask = np.ones(self.analysis.classes + 1, bool)
 
+    @property
+    def caveats(self) -> list[str]:
+        """What to know of the inputs, and of what was thinned so far."""
+        made_up = ["what leaves was chosen on SYNTHETIC INPUTS, since no --data were given"]
+        notes = (*self.calibration.notes, *self.notes)
+        return list(dict.fromkeys([*(made_up if self.calibration.synthetic else ()), *notes]))
+
     def _look(self, *, sums: bool) -> Reference:
         return reference(
             self.program,

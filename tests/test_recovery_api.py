@@ -188,8 +188,7 @@ def test_constant_inputs(method, value):
     told = done.report.recovery.layers
     assert any(x.before is None for x in told)
     for x in told:
-        together = x.method == "joint" and x.after is None  # told for the last layer of its window
-        assert (x.before is None) == ("does not vary" in x.reason) == (x.after is None and not together), x
+        assert (x.before is None) == ("does not vary" in x.reason) == (x.after is None), x
         assert max(x.before or 0, x.after or 0) < 10, x
     old, new = ({t.name: t for t in m.model.graph.initializer} for m in (cut, done))
     nodes = {n.name: n for n in done.model.graph.node}
@@ -303,7 +302,9 @@ def test_recovery_as_json():
         assert set(told[key]) == {"samples", "top1", "divergence", "relative_error", "chance"}
         assert 0 < told[key]["samples"] < 512
     assert {frozenset(x) for x in told["layers"]} == {frozenset({"node", "op", "before", "after", "method", "reason"})}
-    assert all(x["after"] <= x["before"] for x in told["layers"] if x["after"] is not None)
+    inner = [x for x in told["layers"] if x["reason"].startswith("together with")]  # may move away
+    assert inner
+    assert all(x["after"] <= x["before"] for x in told["layers"] if x not in inner)
     assert all(x["reason"] for x in told["layers"] if x["method"] == "none")
     assert (told["metric"], told["shipped"], told["at_chance"]) == (None, "repaired", False)
 
@@ -338,6 +339,50 @@ def test_without_data_inputs_are_made_up_and_that_is_said():
     assert found.after.divergence <= found.before.divergence or found.shipped == "cut"
     assert result.plan.keep == repaired(data=None, allocate=None, recover="none").plan.keep
     assert accuracy(result.model) > accuracy(repaired(data=None, allocate=None, recover="none").model)
+
+
+SHORT = (*HALF, "--calibration-size", "128", "--time-budget", "0.01s")
+THINNED = "to keep to the time, 64 calibration inputs are used, not 128"
+LEVELS = "to keep to the time, candidates are compared on 16 inputs"
+
+
+def test_a_bare_cut_and_a_plan_tell_what_was_thinned(folder):
+    """Where nothing is repaired, report, JSON and plan have the notes that the report of a repair would have."""
+    given = ("m.onnx", *SHORT, "--data", "calib.npz")
+    planned = " ".join(done("plan", *given, "-o", "p.json").stdout.split())
+    cut = done("compress", *given, "--recover", "none", "--json", "--save-plan", "saved.json")
+    told = json.loads(cut.stdout)
+    shown = " ".join(done("compress", *given, "--recover", "none", "--force").stdout.split())
+    for words in (THINNED, LEVELS):
+        assert f"Note: {words}" in planned
+        assert f"Note: {words}" in shown
+        assert any(words in n for n in told["notes"])
+        assert any(words in n for n in json.loads(Path("p.json").read_text())["predicted"]["notes"])
+    assert Path("saved.json").read_text() == Path("p.json").read_text()
+    assert "SYNTHETIC" not in planned + shown + cut.stderr
+    steps = done("compress", *given, "--recover", "none", "--json", "--force", "--steps", "2")
+    assert any(THINNED in n for n in json.loads(steps.stdout)["notes"])
+
+
+def test_made_up_inputs_are_told_however_quiet(folder):
+    """A plan made on made-up inputs says so; with --quiet, or where the plan itself is printed, one line on stderr."""
+    given = ("m.onnx", *HALF, "--calibration-size", "64", "--method", "obs")
+    assert "Note: what leaves was chosen on SYNTHETIC INPUTS" in done("plan", *given, "-o", "p.json").stdout
+    quiet = ("--quiet", "--force", "--recover")
+    runs = [
+        ("plan", *given),
+        ("plan", *given, "-o", "p.json", "--quiet", "--force"),
+        ("compress", *given, *quiet, "none"),
+        ("compress", *given, *quiet, "least-squares"),
+        ("apply", "m.onnx", "p.json", "--calibration-size", "64", *quiet, "least-squares"),
+        ("sparsify", "m.onnx", "--sparsity", "0.5", "--budget", "10", "--calibration-size", "64", "--quiet"),
+    ]
+    for args in runs:
+        told = done(*args).stderr
+        assert told.startswith("warning: SYNTHETIC INPUTS"), args
+        assert told.count("\n") == 1
+    for args in (("plan", "m.onnx", *HALF), ("compress", "m.onnx", *HALF, *quiet, "none"), ("plan", *given, "--json")):
+        assert done(*args).stderr == ""
 
 
 # ---- other forms of models ----------------------------------------------------------------------------------------

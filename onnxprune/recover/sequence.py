@@ -192,15 +192,15 @@ def repair_layer(
 
 
 def _with_window(done: dict[str, LayerRecovery], window: Window, found: Joint | None) -> None:
-    """Record the refit of a window: the error is told for its last layer, behind which it aims."""
+    """Record the refit of a window, which aims behind its last layer: those before it may move away from theirs."""
     if found is None or not found.after < found.before:
         return
     last = window.last.layer
-    for site in window.sites[:-1]:
+    for site, after in zip(window.sites[:-1], found.inner, strict=True):
         layer = site.layer
         old = done.get(layer.node)
-        before = None if old is None else old.before
-        done[layer.node] = LayerRecovery(layer.node, layer.op, before, None, "joint", f"together with {last.node}")
+        before = old.before if old else None if after is None else 0.0  # what the cut did not touch is exact
+        done[layer.node] = LayerRecovery(layer.node, layer.op, before, after, "joint", f"together with {last.node}")
     old = done[last.node]
     before = found.before if old.before is None else old.before
     done[last.node] = replace(
