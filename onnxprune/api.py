@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from onnxprune import criteria, difference, explanation, files, normalize, recovery, resemblance
+from onnxprune import difference, explanation, files, normalize, recovery, resemblance
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.budget import Budget, overhead
@@ -86,6 +86,8 @@ def compress(model: Source, options: CompressOptions) -> Result:
     int8: quantize the result on the same data, where that makes it faster on this processor (`best_effort`: in any
     case). Raises UsageError, ModelError, TargetError (target out of reach), VerificationError (a bug of ours).
     """
+    options.check()
+    options.check_inputs_used()
     return compressed(model, options, Known())
 
 
@@ -94,7 +96,7 @@ def compressed(model: Source, options: CompressOptions, known: Known) -> Result:
     options.check()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
-    wanted = options.looks_at_inputs or recovery.looks_at_inputs(options.recover, options.data is not None)
+    wanted = options.runs_inputs
     budget = _budget(analysis, options, wanted, clock)
     study = _study(analysis, options, wanted, clock, known, options.recover, options.new_biases)
     choice, plan = _chosen(budget, study, clock)
@@ -115,6 +117,7 @@ def make_plan(model: Source, options: Options) -> Plan:
     `compress` does.
     """
     options.check()
+    options.check_inputs_used()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
     budget = _budget(analysis, options, options.looks_at_inputs, clock)
@@ -145,8 +148,7 @@ def apply_plan(model: Source, plan: Plan | str | Path, options: ReplayOptions) -
         cleaned = export(analysis.model)
         kept = kept_classes(plan, analysis, files.digest(cleaned))
         original = CostModel(analysis, overhead(cleaned)).original
-    wanted = recovery.looks_at_inputs(options.recover, options.data is not None)
-    study = _study(analysis, options, wanted, clock)
+    study = _study(analysis, options, options.runs_inputs, clock)
     return _finish(analysis, kept, plan, clock, _name(model), options.seed, original, None, study, options.recover)
 
 

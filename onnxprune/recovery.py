@@ -280,7 +280,7 @@ class Study:
     def network(
         self, kept: Mask, smaller: Model, method: str, new_biases: bool, partners: criteria.Partners | None = None
     ) -> tuple[Program, list[LayerRecovery]]:
-        """A cut model, which is not changed, after a repair of `METHODS`, and what became of its layers; as `recover`."""
+        """A cut model, which is not changed, after a repair of `METHODS`, and what became of its layers."""
         if method == "none":
             return program(smaller), []
         if method in weights.METHODS:

@@ -21,7 +21,10 @@ from onnx import numpy_helper
 import onnxprune
 from onnxprune import api, clock, criteria, recovery, runtime
 from onnxprune.calibration import calibration
+from onnxprune.commands import tuning_options
 from onnxprune.errors import DataError, Exit, TargetError, UsageError
+from onnxprune.plan import dumps
+from onnxprune.settings import CompressOptions
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CALIB, TEST = FIXTURES / "digits_calib.npz", FIXTURES / "digits_test.npz"
@@ -31,6 +34,7 @@ KINDS += ("senet_dynamo", "dense_legacy", "vgg_legacy", "vgg_dynamo")
 REPAIRS = tuple(m for m in recovery.METHODS if m != "none")
 KEYS = {"method", "data", "shipped", "before", "after", "at_chance", "metric", "layers", "notes"}
 HALF = ("--flops", "0.5")
+NO_DATA = {"data": None, "allocate": None, "calibration_size": 512}
 
 each_repair = pytest.mark.parametrize("method", REPAIRS)
 
@@ -167,11 +171,11 @@ def test_no_repair_ships_what_agrees_less(name, method):
 @pytest.mark.parametrize("method", sorted(recovery.WITHOUT_INPUTS - {"none"}))
 def test_repairs_from_the_weights_alone(method):
     """absorb, merge and fold need no inputs: none are made up, and nothing is said to have been measured."""
-    found = repaired(recover=method, data=None, allocate=None)
+    found = repaired(recover=method, **NO_DATA)
     assert "calibrate" not in found.report.seconds
     told = found.report.recovery
     assert (told.data, told.before, told.after, told.metric) == (None, None, None, None)
-    changed = data(found.model) != data(repaired(recover="none", data=None, allocate=None).model)
+    changed = data(found.model) != data(repaired(recover="none", **NO_DATA).model)
     assert changed == any(x.method != "none" for x in told.layers)
     assert changed or method == "absorb"  # batch normalisation is folded, and with it goes what absorption would need
 
@@ -224,7 +228,7 @@ def test_criteria_that_look_at_data(method):
     result = bare(method=method, align=1)
     assert 0.48 < result.report.compressed.macs / result.report.original.macs <= 0.5
     assert result.plan.settings["method"] == method
-    assert result.plan.keep != bare(method="l1", align=1).plan.keep
+    assert result.plan.keep != bare(method="l1", align=1, **NO_DATA | {"allocate": "global"}).plan.keep
 
 
 @pytest.mark.parametrize("shipped", ["none", "moments", "ridge", "auto"])
@@ -337,8 +341,8 @@ def test_without_data_inputs_are_made_up_and_that_is_said():
     assert (result.plan.settings["method"], result.plan.settings["allocate"]) == ("group_norm", "global")
     assert found.data["synthetic"] is True
     assert found.after.divergence <= found.before.divergence or found.shipped == "cut"
-    assert result.plan.keep == repaired(data=None, allocate=None, recover="none").plan.keep
-    assert accuracy(result.model) > accuracy(repaired(data=None, allocate=None, recover="none").model)
+    assert result.plan.keep == repaired(recover="none", **NO_DATA).plan.keep
+    assert accuracy(result.model) > accuracy(repaired(recover="none", **NO_DATA).model)
 
 
 SHORT = (*HALF, "--calibration-size", "128", "--time-budget", "0.01s")
@@ -527,6 +531,53 @@ def test_refused(folder, args, code, message, monkeypatch):
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.stderr
     assert listing(folder) == before
+
+
+BLIND = ("--allocate", "global", "--method", "l1")
+BARE = (*BLIND, "--recover", "none")
+SOURCE = ("--data", "/nonexistent.npz")
+IGNORED = {
+    "compress": (("compress", *HALF, *BARE, *SOURCE, "--preprocess", "imagenet"), "--data, --preprocess"),
+    "compress, made up": (
+        ("compress", *HALF, "--recover", "none", "--input-range", "0,1", "--augment", "flip"),
+        "--augment, --input-range",
+    ),
+    "compress, from weights": (
+        ("compress", *HALF, "--recover", "merge", "--calibration-size", "64"),
+        "--calibration-size",
+    ),
+    "plan": (("plan", *HALF, *BLIND, *SOURCE), "--data"),
+    "apply": (("apply", "p.json", *SOURCE, "--calibration-size", "64"), "--data, --calibration-size"),
+    "sparsify": (("sparsify", "--sparsity", "0.5", "--method", "magnitude", "--augment", "flip"), "--augment"),
+    "int8": (("compress", *HALF, *BARE, *SOURCE, "--augment", "flip", "--int8", "--best-effort"), "--augment"),
+    "fine-tuning": (("compress", *HALF, *BARE, *SOURCE, "--finetune", "calib.npz"), "--data"),
+}
+
+
+@pytest.mark.parametrize(("args", "named"), IGNORED.values(), ids=IGNORED)
+def test_inputs_that_nothing_looks_at_are_refused(folder, args, named, monkeypatch):
+    """--data and what belongs to it are usage errors where they would be ignored; the message names what uses them."""
+    monkeypatch.setattr("onnxprune.finetuning.tune.require_torch", lambda: None)
+    Path("p.json").write_text(dumps(onnxprune.make_plan("m.onnx", flops=0.9)))
+    before, (command, *rest) = listing(folder), args
+    result = run(command, "m.onnx", *rest)
+    assert (result.exit_code, result.stdout) == (Exit.USAGE, "")
+    assert f"{named} would be ignored" in result.stderr
+    assert "--recover" in result.stderr or "--allocate greedy" in result.stderr
+    assert listing(folder) == before
+
+
+def test_data_that_only_train_or_measure_are_not_refused():
+    """--finetune stands in for --data only where that is used, and the data of --max-drop are always used."""
+    given = {"flops": 0.5, "finetune": "f.npz", "allocate": "global", "method": "l1", "preprocess": "unit"}
+    for recover, wanted in (("none", (None, None)), ("auto", ("f.npz", "unit"))):
+        found = tuning_options.Compression(**given, recover=recover)
+        arguments = found.arguments()
+        assert (arguments["data"], arguments["preprocess"]) == wanted
+        assert found.tuning()["preprocess"] == "unit"
+        CompressOptions(**arguments).check_inputs_used()
+    blind = {"recover": "none", "allocate": "global", "method": "l1", "data": TEST}
+    assert onnxprune.compress_within(FIXTURES / "vgg_legacy.onnx", max_drop=100, **blind).held
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ class Report:
 
     original: the cleaned model; reachable: the smallest kept fraction that the floors allow; frozen: (positions,
     reason) summed over layers; notes: what cleaning did; caveats: what to know of the inputs that the choice looked at,
-    where the recovery does not tell it; note: why the target is met loosely; tried: what a search tried, latency: what was
-    measured on the way to a share of it, both JSON-ready.
+    where the recovery does not tell it; note: why the target is met loosely; tried: what a search tried, latency: what
+    was measured on the way to a share of it, both JSON-ready.
     """
 
     model: str
