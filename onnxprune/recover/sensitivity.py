@@ -66,8 +66,8 @@ def curves(
     """The table: every group cut alone to every level, its readers refitted, the outputs compared with the original's.
 
     program: the cleaned model, or one cut to `kept` and refitted; scores: [classes + 1], the smallest leave first;
-    batches, original: inputs and the original's outputs on them; free: [classes + 1], classes that may leave; told: what
-    the log calls this.
+    batches, original: inputs and the original's outputs on them; free: [classes + 1], classes that may leave; told:
+    what the log calls this.
     """
     groups = [_members(analysis, kept & free, scores, g) for g in range(1, len(analysis.groups) + 1)]
     jobs = sorted((_first(analysis, readers, order), g, order) for g, order in enumerate(groups, 1) if len(order) > 1)
