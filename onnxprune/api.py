@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnxprune import criteria, difference, explanation, files, normalize, recovery, resemblance
+from onnxprune import difference, explanation, files, normalize, recovery, resemblance
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.budget import Budget, overhead
@@ -87,6 +86,8 @@ def compress(model: Source, options: CompressOptions) -> Result:
     int8: quantize the result on the same data, where that makes it faster on this processor (`best_effort`: in any
     case). Raises UsageError, ModelError, TargetError (target out of reach), VerificationError (a bug of ours).
     """
+    options.check()
+    options.check_inputs_used()
     return compressed(model, options, Known())
 
 
@@ -95,9 +96,9 @@ def compressed(model: Source, options: CompressOptions, known: Known) -> Result:
     options.check()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
-    wanted = options.looks_at_inputs or recovery.looks_at_inputs(options.recover, options.data is not None)
+    wanted = options.runs_inputs
     budget = _budget(analysis, options, wanted, clock)
-    study = _study(analysis, options, wanted, clock, known)
+    study = _study(analysis, options, wanted, clock, known, options.recover, options.new_biases)
     choice, plan = _chosen(budget, study, clock)
     result = _finish(
         analysis, choice.kept, plan, clock, _name(model), options.seed, choice.original, choice, study, options.recover
@@ -112,12 +113,16 @@ def compressed(model: Source, options: CompressOptions, known: Known) -> Result:
 
 @taking(Options)
 def make_plan(model: Source, options: Options) -> Plan:
-    """The plan that `compress` would apply with the same arguments, without cutting. Raises as `compress` does."""
+    """The plan that `compress` would apply with the same arguments and its default repair, without cutting. Raises as
+    `compress` does.
+    """
     options.check()
+    options.check_inputs_used()
     clock = Clock()
     analysis = _analysed(model, options.input_shapes, clock)
     budget = _budget(analysis, options, options.looks_at_inputs, clock)
-    return _chosen(budget, _study(analysis, options, options.looks_at_inputs, clock), clock)[1]
+    study = _study(analysis, options, options.looks_at_inputs, clock, new_biases=options.new_biases)
+    return _chosen(budget, study, clock)[1]
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -143,8 +148,7 @@ def apply_plan(model: Source, plan: Plan | str | Path, options: ReplayOptions) -
         cleaned = export(analysis.model)
         kept = kept_classes(plan, analysis, files.digest(cleaned))
         original = CostModel(analysis, overhead(cleaned)).original
-    wanted = recovery.looks_at_inputs(options.recover, options.data is not None)
-    study = _study(analysis, options, wanted, clock)
+    study = _study(analysis, options, options.runs_inputs, clock)
     return _finish(analysis, kept, plan, clock, _name(model), options.seed, original, None, study, options.recover)
 
 
@@ -268,7 +272,15 @@ def _budget(analysis: Analysis, options: Options, study: bool, clock: Clock) -> 
         return budget
 
 
-def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock, known: Known | None = None) -> Study | None:
+def _study(
+    analysis: Analysis,
+    options: Inputs,
+    wanted: bool,
+    clock: Clock,
+    known: Known | None = None,
+    shipped: str = "auto",
+    new_biases: bool = True,
+) -> Study | None:
     """The original on calibration inputs, where something looks at them."""
     if not wanted:
         return None
@@ -285,13 +297,15 @@ def _study(analysis: Analysis, options: Inputs, wanted: bool, clock: Clock, know
             seconds=options.time_budget,
         )
         given = (options.seed, options.memory, options.time_budget)
-        return Study(analysis, inputs, *given, known=known or Known())
+        return Study(analysis, inputs, *given, known=known or Known(), shipped=shipped, new_biases=new_biases)
 
 
 def _chosen(budget: Budget, study: Study | None, clock: Clock) -> tuple[Allocation, Plan]:
     choice = choose(budget, study, clock)
     with clock("plan"):
-        plan = write_down(budget.analysis, choice.kept, budget.digest, budget.options.settings(), _predicted(choice))
+        looked = study if budget.options.looks_at_inputs and not choice.kept.all() else None
+        predicted = _predicted(choice) | ({"notes": looked.caveats} if looked and looked.caveats else {})
+        plan = write_down(budget.analysis, choice.kept, budget.digest, budget.options.settings(), predicted)
     return choice, plan
 
 
@@ -326,8 +340,9 @@ def _finish(
     recovered: Recovery | None = None
     if recover != "none" and not kept.all():
         with clock("recover"):
-            grow = not {"params", "size"} & plan.settings.keys()  # new biases would exceed what the plan promises
-            partners = _partners(analysis, plan) if recover == "merge" else None
+            grow = not {"params", "size"} & plan.settings.keys()  # as `Options.new_biases`
+            taken = (str(plan.settings.get("method", "")), int(plan.settings.get("seed", 0)))
+            partners = recovery.partners(analysis, *taken) if recover == "merge" else None
             recovered = recovery.recover(analysis, kept, smaller, recover, study, new_biases=grow, partners=partners)
             check(smaller, analysis)
     with clock("export"):
@@ -343,7 +358,7 @@ def _finish(
         verification=verification,
         layers=tuple(layer_changes(analysis, kept)),
         frozen=frozen_summary(analysis),
-        notes=(*analysis.notes, *_unseen(study, recovered, plan)),
+        notes=tuple(analysis.notes),
         seconds=clock.seconds,
         plan=plan,
         note=choice.note if choice else "",
@@ -353,16 +368,9 @@ def _finish(
         tried=choice.tried if choice else None,
         latency=choice.latency if choice else None,
         groups=tuple(group_changes(analysis, kept)),
+        caveats=tuple(plan.predicted.get("notes", ())) if choice and not recovered else (),
     )
     return Result(proto, plan, report)
-
-
-def _partners(analysis: Analysis, plan: Plan) -> criteria.Partners | None:
-    """What the plan's criterion, if it looks at weights alone, says can take the place of each class."""
-    name = str(plan.settings.get("method", ""))
-    if not name or name.partition(":")[0] not in criteria.NAMES or criteria.needs_data(name):
-        return None
-    return criteria.rank(name, analysis, seed=int(plan.settings.get("seed", 0))).partners
 
 
 def _cost(analysis: Analysis, kept: Mask, smaller: Model, proto: onnx.ModelProto) -> Cost:
@@ -371,10 +379,3 @@ def _cost(analysis: Analysis, kept: Mask, smaller: Model, proto: onnx.ModelProto
     new = [t for name, t in smaller.constants().items() if name not in known]
     arrays = [a for a in map(values, new) if a is not None]
     return Cost(cost.macs, cost.params + sum(a.size for a in arrays), cost.bytes + sum(a.nbytes for a in arrays))
-
-
-def _unseen(study: Study | None, recovered: Recovery | None, plan: Plan) -> Iterator[str]:
-    """What the report of recovery would say, where there is none."""
-    looked = "data" in plan.settings and bool(plan.keep)
-    if looked and study is not None and study.calibration.synthetic and recovered is None:
-        yield "what leaves was chosen on SYNTHETIC INPUTS, since no --data were given"

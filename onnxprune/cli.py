@@ -18,7 +18,7 @@ from onnxprune.commands import search as searches
 from onnxprune.commands.writing import place
 from onnxprune.errors import Exit, TargetError, UsageError
 from onnxprune.signature import taking
-from onnxprune.terminal import boundary, progress, show, show_json, write
+from onnxprune.terminal import boundary, progress, show, show_json, warn_made_up, write
 
 # Everything else is imported inside the commands, so that --help does not wait for onnx, onnxruntime and scipy.
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def plan(model: o.Source, given: o.Planning) -> None:
         from onnxprune.report import text
 
         show(text.prediction(decided, model, given.output))
+    if given.quiet or (given.output is None and not given.as_json):
+        warn_made_up(bool(decided.keep) and decided.settings.get("data") == "synthetic")
 
 
 @app.command(cls=_Guarded)
@@ -313,6 +315,7 @@ def _report(
             show(latency.benchmark(result.int8))
         for each in tuned:
             tuning.tell(each, out, as_json=False, quiet=False)
+    warn_made_up(quiet and report.synthetic)
     for each in tuned:
         tuning.end(each, out, written=True)
     if result.refused:

@@ -21,7 +21,7 @@ from onnxprune.cut import cut
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model
 from onnxprune.recover import weights
-from onnxprune.recover.accuracy import accuracy
+from onnxprune.recover.accuracy import accuracy, unused
 from onnxprune.recover.agreement import Agreement, agreement, divergence
 from onnxprune.recover.layers import sites
 from onnxprune.recover.program import Feeds, Program, Store, outputs, program, write_back
@@ -104,7 +104,8 @@ class Study:
     """The original on the calibration inputs, looked at once and used by every stage.
 
     memory: bytes for activations and statistics; seconds: what the whole may take; what is thinned to keep to it goes
-    into `notes`.
+    into `notes`. shipped, new_biases: the repair of what ships, of `METHODS`, and whether it may add biases: candidates
+    of "search" are compared after it.
     """
 
     analysis: Analysis
@@ -114,6 +115,8 @@ class Study:
     seconds: float = 600.0
     notes: list[str] = field(default_factory=list)
     known: Known = field(default_factory=Known)
+    shipped: str = "auto"
+    new_biases: bool = True
 
     def __post_init__(self) -> None:
         self.program = program(self.analysis.model, self.analysis.shapes)
@@ -122,6 +125,13 @@ class Study:
         _LOG.info("the original on %d calibration inputs", self.calibration.samples)
         self.reference = self._look(sums=True)
         self._full: Mask = np.ones(self.analysis.classes + 1, bool)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What to know of the inputs, and of what was thinned so far."""
+        made_up = ["what leaves was chosen on SYNTHETIC INPUTS, since no --data were given"]
+        notes = (*self.calibration.notes, *self.notes)
+        return list(dict.fromkeys([*(made_up if self.calibration.synthetic else ()), *notes]))
 
     def _look(self, *, sums: bool) -> Reference:
         return reference(
@@ -178,12 +188,13 @@ class Study:
         powers: Sequence[float],
     ) -> Allocation:
         """Half of the way (by ratio) first, repaired and looked at again: what is redundant changes as others leave. In
-        the last round the choice of each power is repaired, and the one that agrees best is taken.
+        the last round the choice of each power gets the repair that ships, and the one that agrees best is taken.
         """
         images, levels, rounds = self._effort(cost)
         kept, gone = self._full, np.zeros(0, np.intp)
         for number in range(rounds):
-            table = self._table(method, kept, free, images, levels)
+            told = f"sensitivity, round {number + 1} of {rounds}"
+            table = self._table(method, kept, free, images, levels, told)
             last = number + 1 == rounds
             choices = []
             for power in powers if last else (POWER,):
@@ -191,13 +202,19 @@ class Study:
                 ranks[gone] = 0.0
                 choices.append(allocate(ranks, False, target ** ((number + 1) / rounds)))
             if last:
-                return self._best(choices)
+                return self._best(choices, method)
             kept = choices[0].kept
             gone = np.flatnonzero(~kept)
         raise AssertionError("there is at least one round")
 
-    def _table(self, method: str, kept: Mask, free: Mask, images: int, levels: Sequence[float]) -> list[Curve]:
-        """The table of the network cut to `kept` and repaired, on so many inputs; made once."""
+    def _table(
+        self, method: str, kept: Mask, free: Mask, images: int, levels: Sequence[float], told: str
+    ) -> list[Curve]:
+        """The table of the network cut to `kept` and repaired, on so many inputs; made once.
+
+        The repair is the default one whatever ships: the table asks what a network that works can do without, and a
+        bare cut, which mostly works no more, does not tell. So one table serves all repairs.
+        """
         key = (method, kept.tobytes(), free.tobytes(), images, tuple(levels))
         if key not in self.known.tables:
             narrow = self.program if kept.all() else self.repaired(kept, DEFAULT).program
@@ -212,19 +229,24 @@ class Study:
                 free=free,
                 levels=levels,
                 store=self.store,
+                told=told,
             )
         return self.known.tables[key]
 
-    def _best(self, choices: Sequence[Allocation]) -> Allocation:
-        """The choice whose repaired network diverges least from the original; equal choices are tried once."""
+    def _best(self, choices: Sequence[Allocation], method: str) -> Allocation:
+        """The choice, by a criterion, whose network diverges least from the original after the repair that ships; equal
+        choices are tried once.
+        """
         different = list({c.kept.tobytes(): c for c in choices}.values())
         if len(different) == 1:
             return different[0]
-        found = []
+        found, batches = [], self.reference.batches
+        takers = partners(self.analysis, method, self.seed) if self.shipped == "merge" else None
         for number, choice in enumerate(different, 1):
             _LOG.info("candidate %d of %d", number, len(different))
-            outputs = self.repaired(choice.kept, DEFAULT).outputs
-            found.append(divergence(self.reference.outputs, outputs))
+            smaller = cut(self.analysis, choice.kept)
+            network = self.network(choice.kept, smaller, self.shipped, self.new_biases, takers)[0]
+            found.append(divergence(self.reference.outputs, outputs(network, batches)))
         self.notes.append(f"best of {len(different)} candidates: divergence {min(found):.3g}, worst {max(found):.3g}")
         return different[int(np.argmin(found))]
 
@@ -254,6 +276,19 @@ class Study:
         return groups * len(levels) * rounds * images * macs / 2 / RATE
 
     # ---- repair ------------------------------------------------------------------------------------------------------
+
+    def network(
+        self, kept: Mask, smaller: Model, method: str, new_biases: bool, partners: criteria.Partners | None = None
+    ) -> tuple[Program, list[LayerRecovery]]:
+        """A cut model, which is not changed, after a repair of `METHODS`, and what became of its layers."""
+        if method == "none":
+            return program(smaller), []
+        if method in weights.METHODS:
+            copy = smaller.copy()
+            layers = weights.repair(method, self.analysis, kept, copy, self.readers_of_original(), partners=partners)
+            return program(copy), layers
+        done = self.repaired(kept, DEFAULT if method == "auto" else method, smaller, new_biases=new_biases)
+        return done.program, list(done.layers)
 
     def repaired(self, kept: Mask, method: str, smaller: Model | None = None, *, new_biases: bool = True) -> Repaired:
         """Refit the layers of a cut model, which is not changed; `method` as in `sequence.repair`."""
@@ -315,18 +350,13 @@ def recover(
         return Recovery(method, None, tuple(layers), None, None, "repaired")
     method = DEFAULT if method == "auto" else method
     plain = study.outputs(program(smaller))
-    if method in weights.METHODS:
-        copy = smaller.copy()
-        layers = weights.repair(method, analysis, kept, copy, study.readers_of_original(), partners=partners)
-        narrow = program(copy)
-        outputs = study.outputs(narrow)
-    else:
-        done = study.repaired(kept, method, smaller, new_biases=new_biases)
-        narrow, layers = done.program, list(done.layers)
-        outputs = study.outputs(narrow)  # run anew from the start: what is compared is what is written
+    narrow, layers = study.network(kept, smaller, method, new_biases, partners)
+    outputs = study.outputs(narrow)  # run anew from the start: what is compared is what is written
     original = study.original()
     before, after = agreement(original, plain), agreement(original, outputs)
     better = after.divergence <= before.divergence
+    labels = study.calibration.labels
+    metric = accuracy(labels, {"original": original, "cut": plain, "repaired": outputs})
     if better:
         write_back(narrow, smaller)
     return Recovery(
@@ -336,9 +366,16 @@ def recover(
         before,
         after,
         "repaired" if better else "cut",
-        accuracy(study.calibration.labels, {"original": original, "cut": plain, "repaired": outputs}),
-        tuple(dict.fromkeys(study.notes)),
+        metric,
+        tuple(dict.fromkeys((*study.notes, *unused(labels, metric)))),
     )
+
+
+def partners(analysis: Analysis, name: str, seed: int) -> criteria.Partners | None:
+    """What a criterion, if it looks at weights alone, says can take the place of each class."""
+    if name.partition(":")[0] not in criteria.NAMES or criteria.needs_data(name):
+        return None
+    return criteria.rank(name, analysis, seed=seed).partners
 
 
 def looks_at_inputs(method: str, given: bool) -> bool:

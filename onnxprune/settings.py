@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +32,8 @@ PRESETS = {
 }
 ALLOCATIONS = (*recovery.ALLOCATIONS, *searching.ALLOCATIONS)
 DEFAULT_PROXY, DEFAULT_OPTIMISER, DEFAULT_BUDGET = "kl", "evolution", 60
+OF_INPUTS = ("data", "preprocess", "calibration_size", "augment", "input_range")
+_LOOKING = "--allocate greedy or search, or --method obs or activation"
 DEFAULT_MASKS = 300  # candidates of `sparsify` per layer
 
 
@@ -61,6 +63,20 @@ class Inputs:
             self._check_range(self.input_range)
         if not (self.memory > 0 and self.time_budget > 0):
             raise UsageError("--memory and --time-budget must be above 0")
+
+    def check_used(self, used: Collection[str], users: str) -> None:
+        """Raise UsageError for options of inputs that would be ignored.
+
+        used: names of those that are not; users: what would look at inputs. --memory and --time-budget only bound work.
+        """
+        defaults = {f.name: f.default for f in fields(Inputs)}
+        ignored = [n for n in OF_INPUTS if n not in used and getattr(self, n) is not defaults[n]]
+        ignored = [n for n in ignored if n == "data" or getattr(self, n) != defaults[n]]
+        if ignored:
+            names = ", ".join(f"--{n.replace('_', '-')}" for n in ignored)
+            raise UsageError(
+                f"{names} would be ignored, since nothing here looks at inputs: leave out, or give {users}"
+            )
 
     def _check_range(self, span: tuple[float, float]) -> None:
         if self.data is not None:
@@ -183,6 +199,15 @@ class Options(Inputs):
         judged = how == "evolve" or (how == "pairs" and self.search.proxy != "none")
         return judged or how in recovery.BY_TABLE or criteria.needs_data(self.criterion)
 
+    @property
+    def new_biases(self) -> bool:
+        """Whether a repair may add biases: where parameters or bytes are counted they would exceed what is promised."""
+        return self.params is None and self.size is None
+
+    def check_inputs_used(self) -> None:
+        """Raise UsageError for options of inputs that a plan of these would ignore."""
+        self.check_used(OF_INPUTS if self.looks_at_inputs else (), _LOOKING)
+
     def settings(self) -> dict[str, Any]:
         """What a plan records of them."""
         names = ["flops", "params", "size", "latency", "threads", "min_keep", "align", "inexact", "seed"]
@@ -241,6 +266,16 @@ class CompressOptions(Options):
             check_int8()
 
     @property
+    def runs_inputs(self) -> bool:
+        """Whether the choice or the repair looks at inputs."""
+        return self.looks_at_inputs or recovery.looks_at_inputs(self.recover, self.data is not None)
+
+    def check_inputs_used(self) -> None:
+        """Raise UsageError for options of inputs that would be ignored."""
+        of_int8 = ("data", "preprocess", "calibration_size") if self.int8 else ()
+        self.check_used(OF_INPUTS if self.runs_inputs else of_int8, f"a --recover that looks at them, {_LOOKING}")
+
+    @property
     def given(self) -> Given:
         """The same inputs, to calibrate and measure int8 with."""
         return Given(self.data, self.preprocess, self.calibration_size, self.input_shapes, self.seed)
@@ -281,6 +316,7 @@ class SparsifyOptions(Inputs):
         )
         sparse.check(settings)
         self.check_inputs()
+        self.check_used(OF_INPUTS if self.looks_at_inputs else (), "--data, --method evolve or --recover least-squares")
         return settings
 
     def _check_ignored(self) -> None:
@@ -317,3 +353,9 @@ class ReplayOptions(Inputs):
         """Raise UsageError for what is wrong whatever the model."""
         recovery.check_method(self.recover)
         self.check_inputs()
+        self.check_used(OF_INPUTS if self.runs_inputs else (), "--recover auto: without it, only the cut is replayed")
+
+    @property
+    def runs_inputs(self) -> bool:
+        """Whether the repair looks at inputs."""
+        return recovery.looks_at_inputs(self.recover, self.data is not None)

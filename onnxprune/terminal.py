@@ -76,6 +76,12 @@ def write(text: str) -> None:
         raise FileError(f"cannot write the result to stdout: {error.strerror}") from error
 
 
+def warn_made_up(made_up: bool) -> None:
+    """One line on stderr where inputs were made up and no report says so."""
+    if made_up:
+        sys.stderr.write("warning: SYNTHETIC INPUTS: no --data were given; what was looked at is made up\n")
+
+
 # ---- progress -----------------------------------------------------------------------------------------------------
 
 

@@ -147,3 +147,13 @@ def test_a_shell_completes(typed, offered):
     asked = {"_ONNXPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": f"onnxprune {typed}"}
     done = process(**asked, COMP_CWORD=str(len(typed.split())))
     assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", offered)
+
+
+def test_threads_do_not_change_the_bytes(folder):
+    """The default selection and repair with data write the same file with one thread and with two."""
+    data = ("--data", FIXTURES / "digits_calib.npz", "--calibration-size", "128")
+    for threads in ("1", "2"):
+        out = f"{threads}.onnx"
+        done = process("compress", "m.onnx", "--flops", "0.5", *data, "-o", out, "-q", ONNXPRUNE_THREADS=threads)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert Path("1.onnx").read_bytes() == Path("2.onnx").read_bytes()

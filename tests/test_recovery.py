@@ -103,11 +103,32 @@ def test_metric():
     assert done.before.top1 == done.metric["cut"]
 
 
-@pytest.mark.parametrize("labels", [np.zeros((64, 5), np.int64), np.zeros(64), np.zeros(63, np.int64)])
-def test_no_metric(labels):
-    """Labels that are no class number per sample give no accuracy."""
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.zeros((64, 5), np.int64), "int64 [n, 5]"),
+        (np.zeros(64), "float64 [n]"),
+        (np.zeros((64, 1), np.float32), "float32 [n, 1]"),
+        (np.zeros((64, 3, 4), np.uint8), "uint8 [n, 3, 4]"),
+        (np.zeros(63, np.int64), "int64 [n]"),
+    ],
+    ids=str,
+)
+def test_no_metric(labels, told):
+    """Labels that are no class number per sample give no accuracy, which is noted with their type and shape."""
     analysis, kept, smaller, seen = study(labels=labels)
-    assert recovery.recover(analysis, kept, smaller, "auto", seen).metric is None
+    found = recovery.recover(analysis, kept, smaller, "auto", seen)
+    assert found.metric is None
+    assert f"the labels, {told}, were not used" in found.notes[-1]
+    assert "`validate --metric`" in found.notes[-1]
+
+
+def test_class_numbers_without_scores():
+    """Class numbers for an output that is no row of scores are noted, too; labels that are used, or not there, are not."""
+    for labels, text, count in ((np.zeros(64, np.int64), RAW, 1), (np.zeros(64, np.int64), TEXT, 0), (None, TEXT, 0)):
+        analysis, kept, smaller, seen = study(labels=labels, text=text)
+        notes = recovery.recover(analysis, kept, smaller, "moments", seen).notes
+        assert sum("labels" in n for n in notes) == count
 
 
 def test_one_batch():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -18,9 +19,12 @@ from graphs import proto
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import api, criteria, recovery, runtime
+from onnxprune import api, clock, criteria, recovery, runtime
 from onnxprune.calibration import calibration
+from onnxprune.commands import tuning_options
 from onnxprune.errors import DataError, Exit, TargetError, UsageError
+from onnxprune.plan import dumps
+from onnxprune.settings import CompressOptions
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CALIB, TEST = FIXTURES / "digits_calib.npz", FIXTURES / "digits_test.npz"
@@ -30,6 +34,7 @@ KINDS += ("senet_dynamo", "dense_legacy", "vgg_legacy", "vgg_dynamo")
 REPAIRS = tuple(m for m in recovery.METHODS if m != "none")
 KEYS = {"method", "data", "shipped", "before", "after", "at_chance", "metric", "layers", "notes"}
 HALF = ("--flops", "0.5")
+NO_DATA = {"data": None, "allocate": None, "calibration_size": 512}
 
 each_repair = pytest.mark.parametrize("method", REPAIRS)
 
@@ -166,11 +171,11 @@ def test_no_repair_ships_what_agrees_less(name, method):
 @pytest.mark.parametrize("method", sorted(recovery.WITHOUT_INPUTS - {"none"}))
 def test_repairs_from_the_weights_alone(method):
     """absorb, merge and fold need no inputs: none are made up, and nothing is said to have been measured."""
-    found = repaired(recover=method, data=None, allocate=None)
+    found = repaired(recover=method, **NO_DATA)
     assert "calibrate" not in found.report.seconds
     told = found.report.recovery
     assert (told.data, told.before, told.after, told.metric) == (None, None, None, None)
-    changed = data(found.model) != data(repaired(recover="none", data=None, allocate=None).model)
+    changed = data(found.model) != data(repaired(recover="none", **NO_DATA).model)
     assert changed == any(x.method != "none" for x in told.layers)
     assert changed or method == "absorb"  # batch normalisation is folded, and with it goes what absorption would need
 
@@ -187,8 +192,7 @@ def test_constant_inputs(method, value):
     told = done.report.recovery.layers
     assert any(x.before is None for x in told)
     for x in told:
-        together = x.method == "joint" and x.after is None  # told for the last layer of its window
-        assert (x.before is None) == ("does not vary" in x.reason) == (x.after is None and not together), x
+        assert (x.before is None) == ("does not vary" in x.reason) == (x.after is None), x
         assert max(x.before or 0, x.after or 0) < 10, x
     old, new = ({t.name: t for t in m.model.graph.initializer} for m in (cut, done))
     nodes = {n.name: n for n in done.model.graph.node}
@@ -224,7 +228,21 @@ def test_criteria_that_look_at_data(method):
     result = bare(method=method, align=1)
     assert 0.48 < result.report.compressed.macs / result.report.original.macs <= 0.5
     assert result.plan.settings["method"] == method
-    assert result.plan.keep != bare(method="l1", align=1).plan.keep
+    assert result.plan.keep != bare(method="l1", align=1, **NO_DATA | {"allocate": "global"}).plan.keep
+
+
+@pytest.mark.parametrize("shipped", ["none", "moments", "ridge", "auto"])
+def test_search_compares_candidates_after_the_repair_that_ships(monkeypatch, shipped):
+    """Beside the table's refit, which is always the default one, only the repair that ships is made, if any."""
+    done, real = [], {m: getattr(m, f) for m, f in ((recovery, "repair"), (recovery.weights, "repair"))}
+    monkeypatch.setattr(recovery, "repair", lambda *a, **k: done.append(k["method"]) or real[recovery](*a, **k))
+    spy = lambda how, *a, **k: done.append(how) or real[recovery.weights](how, *a, **k)  # noqa: E731
+    monkeypatch.setattr(recovery.weights, "repair", spy)
+    repaired.__wrapped__(allocate="search", recover=shipped, calibration_size=64)
+    method = "joint" if shipped == "auto" else shipped
+    assert done[0] == "joint"
+    assert set(done[1:]) == ({method} - {"none"})
+    assert shipped == "none" or len(done) > 3  # two candidates at least, and what ships
 
 
 def test_allocations_differ():
@@ -262,6 +280,18 @@ def test_a_short_time_is_told():
     assert any("to keep to the time" in n for n in notes)
 
 
+def test_selection_tells_its_round_and_the_time_left(monkeypatch, caplog):
+    """Each group of each round is logged, with an estimate of the time left."""
+    seconds = itertools.count(0.0, 3.0)
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(seconds))
+    with caplog.at_level("INFO", "onnxprune"):
+        repaired.__wrapped__(allocate="greedy", calibration_size=64)
+    for stage in ("sensitivity, round 1 of 2: group", "sensitivity, round 2 of 2: group"):
+        told = [m for m in caplog.messages if m.startswith(stage)]
+        assert len(told) > 3
+        assert told[-1] == f"{stage} {len(told)} of {len(told)}, about 3 s left"
+
+
 # ---- the report ---------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +306,9 @@ def test_recovery_as_json():
         assert set(told[key]) == {"samples", "top1", "divergence", "relative_error", "chance"}
         assert 0 < told[key]["samples"] < 512
     assert {frozenset(x) for x in told["layers"]} == {frozenset({"node", "op", "before", "after", "method", "reason"})}
-    assert all(x["after"] <= x["before"] for x in told["layers"] if x["after"] is not None)
+    inner = [x for x in told["layers"] if x["reason"].startswith("together with")]  # may move away
+    assert inner
+    assert all(x["after"] <= x["before"] for x in told["layers"] if x not in inner)
     assert all(x["reason"] for x in told["layers"] if x["method"] == "none")
     assert (told["metric"], told["shipped"], told["at_chance"]) == (None, "repaired", False)
 
@@ -309,8 +341,52 @@ def test_without_data_inputs_are_made_up_and_that_is_said():
     assert (result.plan.settings["method"], result.plan.settings["allocate"]) == ("group_norm", "global")
     assert found.data["synthetic"] is True
     assert found.after.divergence <= found.before.divergence or found.shipped == "cut"
-    assert result.plan.keep == repaired(data=None, allocate=None, recover="none").plan.keep
-    assert accuracy(result.model) > accuracy(repaired(data=None, allocate=None, recover="none").model)
+    assert result.plan.keep == repaired(recover="none", **NO_DATA).plan.keep
+    assert accuracy(result.model) > accuracy(repaired(recover="none", **NO_DATA).model)
+
+
+SHORT = (*HALF, "--calibration-size", "128", "--time-budget", "0.01s")
+THINNED = "to keep to the time, 64 calibration inputs are used, not 128"
+LEVELS = "to keep to the time, candidates are compared on 16 inputs"
+
+
+def test_a_bare_cut_and_a_plan_tell_what_was_thinned(folder):
+    """Where nothing is repaired, report, JSON and plan have the notes that the report of a repair would have."""
+    given = ("m.onnx", *SHORT, "--data", "calib.npz")
+    planned = " ".join(done("plan", *given, "-o", "p.json").stdout.split())
+    cut = done("compress", *given, "--recover", "none", "--json", "--save-plan", "saved.json")
+    told = json.loads(cut.stdout)
+    shown = " ".join(done("compress", *given, "--recover", "none", "--force").stdout.split())
+    for words in (THINNED, LEVELS):
+        assert f"Note: {words}" in planned
+        assert f"Note: {words}" in shown
+        assert any(words in n for n in told["notes"])
+        assert any(words in n for n in json.loads(Path("p.json").read_text())["predicted"]["notes"])
+    assert Path("saved.json").read_text() == Path("p.json").read_text()
+    assert "SYNTHETIC" not in planned + shown + cut.stderr
+    steps = done("compress", *given, "--recover", "none", "--json", "--force", "--steps", "2")
+    assert any(THINNED in n for n in json.loads(steps.stdout)["notes"])
+
+
+def test_made_up_inputs_are_told_however_quiet(folder):
+    """A plan made on made-up inputs says so; with --quiet, or where the plan itself is printed, one line on stderr."""
+    given = ("m.onnx", *HALF, "--calibration-size", "64", "--method", "obs")
+    assert "Note: what leaves was chosen on SYNTHETIC INPUTS" in done("plan", *given, "-o", "p.json").stdout
+    quiet = ("--quiet", "--force", "--recover")
+    runs = [
+        ("plan", *given),
+        ("plan", *given, "-o", "p.json", "--quiet", "--force"),
+        ("compress", *given, *quiet, "none"),
+        ("compress", *given, *quiet, "least-squares"),
+        ("apply", "m.onnx", "p.json", "--calibration-size", "64", *quiet, "least-squares"),
+        ("sparsify", "m.onnx", "--sparsity", "0.5", "--budget", "10", "--calibration-size", "64", "--quiet"),
+    ]
+    for args in runs:
+        told = done(*args).stderr
+        assert told.startswith("warning: SYNTHETIC INPUTS"), args
+        assert told.count("\n") == 1
+    for args in (("plan", "m.onnx", *HALF), ("compress", "m.onnx", *HALF, *quiet, "none"), ("plan", *given, "--json")):
+        assert done(*args).stderr == ""
 
 
 # ---- other forms of models ----------------------------------------------------------------------------------------
@@ -455,6 +531,53 @@ def test_refused(folder, args, code, message, monkeypatch):
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.stderr
     assert listing(folder) == before
+
+
+BLIND = ("--allocate", "global", "--method", "l1")
+BARE = (*BLIND, "--recover", "none")
+SOURCE = ("--data", "/nonexistent.npz")
+IGNORED = {
+    "compress": (("compress", *HALF, *BARE, *SOURCE, "--preprocess", "imagenet"), "--data, --preprocess"),
+    "compress, made up": (
+        ("compress", *HALF, "--recover", "none", "--input-range", "0,1", "--augment", "flip"),
+        "--augment, --input-range",
+    ),
+    "compress, from weights": (
+        ("compress", *HALF, "--recover", "merge", "--calibration-size", "64"),
+        "--calibration-size",
+    ),
+    "plan": (("plan", *HALF, *BLIND, *SOURCE), "--data"),
+    "apply": (("apply", "p.json", *SOURCE, "--calibration-size", "64"), "--data, --calibration-size"),
+    "sparsify": (("sparsify", "--sparsity", "0.5", "--method", "magnitude", "--augment", "flip"), "--augment"),
+    "int8": (("compress", *HALF, *BARE, *SOURCE, "--augment", "flip", "--int8", "--best-effort"), "--augment"),
+    "fine-tuning": (("compress", *HALF, *BARE, *SOURCE, "--finetune", "calib.npz"), "--data"),
+}
+
+
+@pytest.mark.parametrize(("args", "named"), IGNORED.values(), ids=IGNORED)
+def test_inputs_that_nothing_looks_at_are_refused(folder, args, named, monkeypatch):
+    """--data and what belongs to it are usage errors where they would be ignored; the message names what uses them."""
+    monkeypatch.setattr("onnxprune.finetuning.tune.require_torch", lambda: None)
+    Path("p.json").write_text(dumps(onnxprune.make_plan("m.onnx", flops=0.9)))
+    before, (command, *rest) = listing(folder), args
+    result = run(command, "m.onnx", *rest)
+    assert (result.exit_code, result.stdout) == (Exit.USAGE, "")
+    assert f"{named} would be ignored" in result.stderr
+    assert "--recover" in result.stderr or "--allocate greedy" in result.stderr
+    assert listing(folder) == before
+
+
+def test_data_that_only_train_or_measure_are_not_refused():
+    """--finetune stands in for --data only where that is used, and the data of --max-drop are always used."""
+    given = {"flops": 0.5, "finetune": "f.npz", "allocate": "global", "method": "l1", "preprocess": "unit"}
+    for recover, wanted in (("none", (None, None)), ("auto", ("f.npz", "unit"))):
+        found = tuning_options.Compression(**given, recover=recover)
+        arguments = found.arguments()
+        assert (arguments["data"], arguments["preprocess"]) == wanted
+        assert found.tuning()["preprocess"] == "unit"
+        CompressOptions(**arguments).check_inputs_used()
+    blind = {"recover": "none", "allocate": "global", "method": "l1", "data": TEST}
+    assert onnxprune.compress_within(FIXTURES / "vgg_legacy.onnx", max_drop=100, **blind).held
 
 
 @pytest.mark.parametrize(

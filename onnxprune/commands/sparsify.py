@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from onnxprune import options as o
 from onnxprune.commands.writing import place
 from onnxprune.signature import taking
-from onnxprune.terminal import progress, show, show_json
+from onnxprune.terminal import progress, show, show_json, warn_made_up
 
 _what = o.panel("What to remove")
 
@@ -61,3 +61,4 @@ def sparsify(model: o.Source, given: Zeroing) -> None:
         show_json(result.report.as_dict() | {"output": str(out)})
     elif not given.quiet:
         show(sparsity.sparsity(result.report, out))
+    warn_made_up(given.quiet and bool(result.report.data and result.report.data["synthetic"]))

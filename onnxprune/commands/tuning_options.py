@@ -112,10 +112,14 @@ class Compression(o.Compression):
             raise UsageError("; ".join(problems))
 
     def arguments(self) -> dict[str, Any]:
-        """The same as keyword arguments of `onnxprune.compress`; --finetune stands in for --data."""
+        """The same as keyword arguments of `onnxprune.compress`; --finetune stands in for --data where that is used."""
         given = o.Compression.arguments(self)
         if self.data is None and self.finetune is not None:
+            from onnxprune.settings import CompressOptions
+
             given |= {"data": self.finetune, "preprocess": self.finetune_preprocess or self.preprocess}
+            if not CompressOptions(**given).runs_inputs:
+                given |= {"data": None, "preprocess": None}  # it only trains
         return given
 
     def tuning(self) -> dict[str, Any] | None:

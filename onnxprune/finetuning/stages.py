@@ -97,6 +97,7 @@ def _whole(model: Source, results: list[Result], options: Mapping[str, Any]) -> 
         recovery=last.report.recovery,
         seconds=seconds,
         note=last.report.note,
+        caveats=tuple(dict.fromkeys(n for r in results for n in r.report.caveats)),
         settings=plan.settings,
     )
     return Result(last.model, plan, report)

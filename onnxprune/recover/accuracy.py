@@ -40,6 +40,15 @@ def check_labels(labels: Array | None, output: str, shape: Sequence[int] | None)
         )
 
 
+def unused(labels: Array | None, metric: Mapping[str, float] | None) -> tuple[str, ...]:
+    """What to note of labels that gave no accuracy; nothing where they did, or there are none."""
+    if labels is None or metric is not None:
+        return ()
+    shape = ", ".join(map(str, ("n", *labels.shape[1:])))
+    wanted = "accuracy takes one class number per input, and an output with one row of scores"
+    return (f"the labels, {labels.dtype} [{shape}], were not used: {wanted}; `validate --metric` can use others",)
+
+
 def _are_classes(labels: Array) -> bool:
     return labels.ndim == 1 and bool(np.issubdtype(labels.dtype, np.integer))
 

@@ -55,12 +55,16 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """Refitted weights and biases; errors on held-out inputs, as shares of the variance wanted."""
+    """Refitted weights and biases; errors on held-out inputs behind the last layer, as shares of the variance wanted.
+
+    inner: errors of the layers before the last one, None where what is wanted there does not vary; not told by `refit`.
+    """
 
     weights: list[Floats]
     biases: list[Floats]
     before: float
     after: float
+    inner: tuple[float | None, ...] = ()
 
 
 def refit(
@@ -119,12 +123,13 @@ class State:
 
     def error(self, parts: Sequence[Part]) -> float:
         """Squared error behind the activation, as a share of the variance wanted."""
+        return sum(each(lambda part: self.sums(part)[1], parts), Sums()).share
+
+    def sums(self, part: Part) -> tuple[list[Floats], Sums]:
+        """What each layer reads, and of what `error` is made."""
         low, high = self.passes.ranges[-1]
-
-        def sums(part: Part) -> Sums:
-            return Sums.of(np.clip(self._outputs(part)[1], low, high), np.clip(part.wanted, low, high), channels=1)
-
-        return sum(each(sums, parts), Sums()).share
+        inputs, y = self._outputs(part)
+        return inputs, Sums.of(np.clip(y, low, high), np.clip(part.wanted, low, high), channels=1)
 
     def _outputs(self, part: Part) -> tuple[list[Floats], Floats]:
         """What each layer reads, and the last output with what is added there."""

@@ -5,7 +5,6 @@ One table per model serves all targets: the greedy order does not depend on wher
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.analysis import Analysis, Layer, Mask
+from onnxprune.clock import Progress
 from onnxprune.cost import CostModel
 from onnxprune.cut import cut
 from onnxprune.graph import Array
@@ -25,7 +25,6 @@ Reals = NDArray[np.float64]
 LEVELS = (0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
 POWERS = (0.75, 1.0, 1.5, 2.0, 3.0)  # what a search tries
 POWER = 1.5  # damages of several groups add up to more than their sum: deep cuts of one group are made dearer
-_LOG = logging.getLogger("onnxprune")
 _PIECES = 16  # a group leaves in about so many steps
 
 
@@ -62,17 +61,19 @@ def curves(
     free: Mask,
     levels: Sequence[float] = LEVELS,
     store: Store | None = None,
+    told: str = "sensitivity",
 ) -> list[Curve]:
     """The table: every group cut alone to every level, its readers refitted, the outputs compared with the original's.
 
     program: the cleaned model, or one cut to `kept` and refitted; scores: [classes + 1], the smallest leave first;
-    batches, original: inputs and the original's outputs on them; free: [classes + 1], classes that may leave.
+    batches, original: inputs and the original's outputs on them; free: [classes + 1], classes that may leave; told:
+    what the log calls this.
     """
     groups = [_members(analysis, kept & free, scores, g) for g in range(1, len(analysis.groups) + 1)]
     jobs = sorted((_first(analysis, readers, order), g, order) for g, order in enumerate(groups, 1) if len(order) > 1)
-    walk, found = Walk(program, batches, store), list[Curve]()
-    for number, (start, g, order) in enumerate(jobs, 1):
-        _LOG.info("sensitivity: group %d of %d", number, len(jobs))
+    walk, found, progress = Walk(program, batches, store), list[Curve](), Progress(f"{told}: group", len(jobs))
+    for start, g, order in jobs:
+        progress.step()
         gone = np.unique([0, *(min(round(len(order) * (1 - x)), len(order) - 1) for x in levels)])
         damage = np.zeros(len(gone))
         for i, count in enumerate(gone):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.linalg import LinAlgError
 
 from onnxprune.analysis import Analysis, Mask
+from onnxprune.clock import Progress
 from onnxprune.graph import Array
 from onnxprune.parallel import each
 from onnxprune.recover import least_squares, moments
@@ -27,7 +26,6 @@ from onnxprune.recover.view import Indices, View
 from onnxprune.recover.windows import Window, affordable, windows
 from onnxprune.runtime import trim
 
-_LOG = logging.getLogger("onnxprune")
 _EXACT = 1e-9  # error below which there is nothing to repair
 _CONSTANT = "what is wanted does not vary on these inputs"  # only its mean is known, and no share of its variance
 _NOT_FINITE = "what it reads, or what is wanted, is not finite"
@@ -96,7 +94,7 @@ def repair(
     found = {s.index: found[s.index] for s in todo if s.index in found}
     planned = affordable(found, work)
     view = partial(_view, program, outs, new_biases)
-    done, progress = dict[str, LayerRecovery](), _Progress(len(todo))
+    done, progress = dict[str, LayerRecovery](), Progress("recover: layer", len(todo))
     with (
         closing(Walk(program, reference.batches, store, [w.start for w in planned.values()])) as walk,
         closing(Together(reference, walk, planned, store)) as together,
@@ -138,19 +136,6 @@ def _damaged(program: Program, analysis: Analysis, kept: Mask) -> set[str]:
         if not names.isdisjoint(sliced | damaged):
             damaged.update(node.output)
     return damaged - {""}
-
-
-class _Progress:
-    """Tells the log how far it is, and how long the rest will take at the present pace."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._start = total, 0, time.perf_counter()
-
-    def step(self) -> None:
-        spent, self._done = time.perf_counter() - self._start, self._done + 1
-        left = spent / max(self._done - 1, 1) * (self._total - self._done + 1)
-        about = f", about {left:.0f} s left" if spent > 2 else ""
-        _LOG.info("recover: layer %d of %d%s", self._done, self._total, about)
 
 
 def repair_layer(
@@ -207,15 +192,15 @@ def repair_layer(
 
 
 def _with_window(done: dict[str, LayerRecovery], window: Window, found: Joint | None) -> None:
-    """Record the refit of a window: the error is told for its last layer, behind which it aims."""
+    """Record the refit of a window, which aims behind its last layer: those before it may move away from theirs."""
     if found is None or not found.after < found.before:
         return
     last = window.last.layer
-    for site in window.sites[:-1]:
+    for site, after in zip(window.sites[:-1], found.inner, strict=True):
         layer = site.layer
         old = done.get(layer.node)
-        before = None if old is None else old.before
-        done[layer.node] = LayerRecovery(layer.node, layer.op, before, None, "joint", f"together with {last.node}")
+        before = old.before if old else None if after is None else 0.0  # what the cut did not touch is exact
+        done[layer.node] = LayerRecovery(layer.node, layer.op, before, after, "joint", f"together with {last.node}")
     old = done[last.node]
     before = found.before if old.before is None else old.before
     done[last.node] = replace(

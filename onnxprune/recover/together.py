@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.linalg import LinAlgError
 
 from onnxprune.graph import Array
+from onnxprune.parallel import each
 from onnxprune.recover import joint
 from onnxprune.recover.joint import Joint, Part, State
+from onnxprune.recover.least_squares import Sums
+from onnxprune.recover.linear import Linear, Positions
 from onnxprune.recover.passes import Floats, Passes
 from onnxprune.recover.program import Store, Walk
 from onnxprune.recover.reference import Reference, samples
 from onnxprune.recover.view import Indices, View
 from onnxprune.recover.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a layer should give behind its activation, [n, channels], at positions [n] of all inputs together."""
+
+    layer: Linear
+    sample: Indices
+    place: Indices
+    wanted: Array
+
+    def sums(self, made: Floats, start: int) -> Sums:
+        """Of what it gives behind its activation on the inputs from `start` on."""
+        own = (self.sample >= start) & (self.sample < start + len(made))
+        at = Positions(self.sample[own] - start, self.place[own])
+        return Sums.of(self.layer.outputs(made, at), self.wanted[own])
 
 
 class Together:
@@ -60,12 +79,33 @@ class Together:
         for v, weight, bias in zip(views, found.weights, found.biases, strict=True):
             v.write(v.site.layer.matrix(weight).astype(np.float64), bias.astype(np.float64))
         # what is stored may be coarser, and outputs without scale stay as they are
-        found = replace(found, after=State(passes, *_arrays([v.anew() for v in views])).error(held))
+        *inner, after = self._errors(State(passes, *_arrays([v.anew() for v in views])), held, window, views)
+        found = replace(found, after=after.share, inner=tuple(s.share if s.varies else None for s in inner))
         if not found.after < found.before:
             views[0].restore(old)
             return found
         self._walk.again(window.sites[0].index, window.last.layer.x)
         return found
+
+    def _errors(self, state: State, held: Sequence[Part], window: Window, views: Sequence[View]) -> list[Sums]:
+        """Errors of all layers of a window in one pass; of those before the last at the positions of their targets."""
+        targets = [self._target(window, i, view.chosen) for i, view in enumerate(views[:-1])]
+        starts = np.cumsum([0, *(len(p.x) for p in held)])
+
+        def sums(number: int) -> list[Sums]:
+            inputs, last = state.sums(held[number])
+            return [*(t.sums(made, starts[number]) for t, made in zip(targets, inputs[1:], strict=True)), last]
+
+        return [sum(own, Sums()) for own in zip(*each(sums, range(len(held))), strict=True)]
+
+    def _target(self, window: Window, number: int, chosen: Indices) -> _Target:
+        """What one layer should give on the held inputs, counted through."""
+        layer, held = window.layers[number], self._held
+        starts = np.cumsum([0, *(len(self._walk.tensor(b, window.start)) for b in held)])
+        sample = np.concatenate([layer.positions[b].sample + start for b, start in zip(held, starts, strict=False)])
+        place = np.concatenate([layer.positions[b].place for b in held])
+        wanted = np.concatenate([layer.wanted[b][:, chosen] for b in held])
+        return _Target(window.sites[number].layer, sample, place, np.clip(wanted, layer.chain.low, layer.chain.high))
 
     def _parts(self, window: Window, chosen: Indices, batches: Sequence[int]) -> list[Part]:
         """What the window sees and should give, some batches at a time."""

@@ -59,8 +59,9 @@ class Report:
     """Everything that is worth knowing about one compression.
 
     original: the cleaned model; reachable: the smallest kept fraction that the floors allow; frozen: (positions,
-    reason) summed over layers; note: why the target is met loosely; tried: what a search tried, latency: what was
-    measured on the way to a share of it, both JSON-ready.
+    reason) summed over layers; notes: what cleaning did; caveats: what to know of the inputs that the choice looked at,
+    where the recovery does not tell it; note: why the target is met loosely; tried: what a search tried, latency: what
+    was measured on the way to a share of it, both JSON-ready.
     """
 
     model: str
@@ -83,6 +84,13 @@ class Report:
     tried: Mapping[str, Any] | None = None
     latency: Mapping[str, Any] | None = None
     groups: tuple[GroupChange, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether made-up inputs decided what leaves, or how it was repaired."""
+        data = self.recovery.data if self.recovery else None
+        return bool(data["synthetic"] if data else self.caveats and self.settings.get("data") == "synthetic")
 
     def of_bytes(self, size: int) -> Report:
         """The same of a file of another size: what int8 makes of the model."""
@@ -105,7 +113,7 @@ class Report:
             "verification": self.verification.as_dict(),
             "layers": [_layer(x) for x in self.layers],
             "groups": [g.as_dict() for g in self.groups],
-            "notes": list(self.notes),
+            "notes": [*self.notes, *self.caveats],
             "note": self.note,
             "reachable": self.reachable,
             "settings": self.settings,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -11,6 +13,7 @@ from onnxprune.report.names import short
 
 _WORST = 6  # layers shown
 _NAMES = {"joint": "joint refits"}
+_EACH = {"least-squares": "least squares", "bias": "bias only"}  # of a layer
 
 
 def recovery(found: Recovery | None) -> RenderableType | str:
@@ -54,10 +57,13 @@ def _layers(layers: tuple[LayerRecovery, ...]) -> str:
         idle = sum(x.method == "none" for x in layers)
         return f"{len(layers) - idle} weights changed, {idle} left."
     done = [x for x in layers if x.method != "none"]
+    how = Counter(_EACH.get(x.method, x.method) for x in done)
+    counts = ", ".join(f"{n} {name}" for name, n in how.most_common())
     worst = sorted(fitted, key=lambda x: -(x.after or 0))[:_WORST]
     shown = "\n".join(f"  {x.before:8.3f} -> {x.after:.3f}  {short(x.node)}" for x in worst)
     left = f", {len(layers) - len(done)} left as they were (--json says why)" if len(layers) > len(done) else ""
-    return f"{len(done)} layers refitted{left}. Largest errors left (share of the layer's variance):\n{shown}"
+    refitted = f"{len(done)} layers refitted ({counts})" if done else "0 layers refitted"
+    return f"{refitted}{left}. Largest errors left (share of the layer's variance):\n{shown}"
 
 
 def _warnings(found: Recovery) -> list[str]:

@@ -50,6 +50,7 @@ def compression(report: Report, output: str | Path, *, measured: bool = False) -
             f"Note: {report.note}" if report.note else "",
             "" if report.reachable is None else f"The floors allow going down to {percent(report.reachable)}.",
             *(f"Model: {n}" for n in report.notes),
+            *(f"Note: {n}" for n in report.caveats),
         ),
         _time(report.seconds),
         _lines(
@@ -143,6 +144,7 @@ def prediction(plan: Plan, model: str | Path, output: str | Path) -> RenderableT
             f"Slices {axes:,} axes of {len(plan.keep):,} parameters.",
             *missed,
             f"Note: {plan.predicted['note']}" if "note" in plan.predicted else "",
+            *(f"Note: {n}" for n in plan.predicted.get("notes", ())),
         ),
         f"Next: `onnxprune apply {model} {output}` writes the smaller model.",
     )

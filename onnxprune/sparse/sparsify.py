@@ -20,7 +20,7 @@ from onnxprune.criteria import InputStatistics
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph import Array, Model
 from onnxprune.parallel import each
-from onnxprune.recover.accuracy import accuracy
+from onnxprune.recover.accuracy import accuracy, unused
 from onnxprune.recover.agreement import agreement
 from onnxprune.recover.layers import COMPUTED, Site, sites
 from onnxprune.recover.program import Program, program, write_back
@@ -122,6 +122,8 @@ def sparsify(model: Model, study: Study | None, settings: Settings) -> Masked:
     outputs = [study.outputs(n) for n in networks]
     compared = [agreement(study.original(), o) for o in outputs]
     shipped: Choice = "evolved" if budget and compared[-1].divergence < compared[0].divergence else "magnitude"
+    labels = study.calibration.labels
+    metric = accuracy(labels, dict(zip(_NETWORKS, (study.original(), *outputs), strict=False)))
     final = tried if shipped == "evolved" else plain
     write_back(networks[-1 if shipped == "evolved" else 0], model)
     return Masked(
@@ -129,10 +131,10 @@ def sparsify(model: Model, study: Study | None, settings: Settings) -> Masked:
         compared[0],
         compared[1] if budget else None,
         shipped,
-        accuracy(study.calibration.labels, dict(zip(_NETWORKS, (study.original(), *outputs), strict=False))),
+        metric,
         budget,
         skipped,
-        (*notes, *study.notes),
+        (*notes, *study.notes, *unused(labels, metric)),
     )
 
 

@@ -52,7 +52,7 @@ def test_agreement_is_told_before_and_after():
 def test_layers_are_told_worst_first():
     """How many were refitted and how many not, and the layers with the largest errors left."""
     words = told(FOUND)
-    assert "2 layers refitted, 1 left as they were (--json says why)" in words
+    assert "2 layers refitted (1 least squares, 1 bias only), 1 left as they were (--json says why)" in words
     places = [words.index(x) for x in ("0.500 -> 0.500 conv2", "0.750 -> 0.125 conv1", "0.250 -> 0.062 fc")]
     assert places == sorted(places)
 
@@ -61,7 +61,7 @@ def test_many_layers_are_cut_short():
     """Only the worst are named."""
     many = tuple(LayerRecovery(f"layer{i}", "Conv", 1.0, i / 100, "least-squares") for i in range(40))
     words = told(replace(FOUND, layers=many))
-    assert "40 layers refitted." in words
+    assert "40 layers refitted (40 least squares)." in words
     assert words.count("layer") - words.count("layers") - words.count("layer's") == 6
     assert "layer39" in words
     assert "layer33" not in words
