@@ -179,4 +179,5 @@ def test_a_measurement_that_fails(tmp_path, monkeypatch, error):
     assert told["int8"] is None
     assert told["refused"].startswith("int8 failed, so the pruned model stays in floats: ")
     assert told["refused"] in found.stderr
-    assert files.read_model(out) == onnxprune.compress(MODEL, **CUT).model
+    bare = {k: v for k, v in CUT.items() if k != "data"}  # at which only int8 looks
+    assert files.read_model(out) == onnxprune.compress(MODEL, **bare).model

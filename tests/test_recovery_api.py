@@ -187,8 +187,9 @@ def test_constant_inputs(method, value):
     has the mean, may change.
     """
     images = np.full((64, 1, 8, 8), value, np.float32)
-    given = {"flops": 0.5, "allocate": "global", "method": "l2", "data": {"input": images}, "calibration_size": 64}
-    done, cut = (onnxprune.compress(MODEL, recover=how, **given) for how in (method, "none"))
+    given = {"flops": 0.5, "allocate": "global", "method": "l2"}
+    done = onnxprune.compress(MODEL, recover=method, data={"input": images}, calibration_size=64, **given)
+    cut = onnxprune.compress(MODEL, recover="none", **given)
     told = done.report.recovery.layers
     assert any(x.before is None for x in told)
     for x in told:
