@@ -133,7 +133,7 @@ Batches = Annotated[
 Provider = Annotated[str, _measure("NAME", "Execution provider of onnxruntime.")]
 Precision = Annotated[str, _measure("P%", "Width of the speed-up's interval at which a measurement ends.")]
 Seconds = Annotated[
-    str | None, _measure("TIME", "Time cap of each measurement, e.g. 1m. Default: 20s, more for slow models.")
+    str | None, _measure("TIME", "Time cap of each measurement, e.g. 1m. Default: 15s, more for slow models.")
 ]
 Profile = Annotated[bool, _measure(None, "Also time every layer, under its name in the original.", "--profile")]
 ForInt8 = Annotated[int | None, _measure("N", "How many inputs --int8 is calibrated on (512).", "--calibration-size")]

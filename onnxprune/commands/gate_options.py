@@ -49,7 +49,7 @@ class Validating:
     samples: Annotated[int | None, _measure("N", "At most so many samples, evenly spread.")] = None
     latency_seconds: Annotated[
         float | None,
-        _measure("S", "Measure latency, for at most so long. Default: 20 where a goal asks, or what 30 runs take."),
+        _measure("S", "Measure latency, for at most so long. Default: 15 where a goal asks, or what 30 runs take."),
     ] = None
     memory: Annotated[
         str | None, _measure("SIZE", "Memory for outputs that a metric needs all at once. Default: 1GB.")

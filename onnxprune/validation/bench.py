@@ -144,7 +144,7 @@ def benchmark(
 
     models: paths or protos (not changed). threads: of one operator. batch: first dimension of the inputs where it is
     symbolic. provider: an execution provider of onnxruntime. precision: width of the speed-up's interval, relative to
-    it, at which a measurement ends; seconds: time cap of each (20, or more where the minimum of rounds takes longer).
+    it, at which a measurement ends; seconds: time cap of each (15, or more where the minimum of rounds takes longer).
     profile: also time every node. memory: also measure peak memory. int8: also quantize every model, calibrated on
     `calibration_size` (512) inputs of the data, and compare outputs (accuracy where there are labels) with the first
     model's. data, preprocess: inputs as `compress` takes them (random unless given); input_shapes: sizes that the

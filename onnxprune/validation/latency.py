@@ -36,7 +36,7 @@ Verdict = Literal["faster", "slower", "no difference", "inconclusive"]
 Times = NDArray[np.float64]
 
 MIN_ROUNDS, MAX_ROUNDS = 30, 20_000
-CAP = 20.0  # seconds, unless a cap is named
+CAP = 15.0  # seconds, unless a cap is named
 _WARM_RUNS, _WARM_SECONDS = 5, 0.2
 _SITTINGS, _SHORTEST = 8, 0.05  # new sessions so often, where there is time; least set-up in seconds that counts
 _PLACEMENT = 0.01  # smaller differences come from where memory lies, and count for nothing
@@ -186,7 +186,7 @@ def pair(
     baseline, candidate: paths or protos (not changed). feeds: an array per input; random ones unless given, with
     `batch` as the first dimension where it is symbolic and `shapes` where more is. threads: of one operator. provider:
     an execution provider of onnxruntime. precision: width of the interval of the speed-up, relative to it, at which the
-    measurement ends; seconds: time cap, at which it ends anyway; 20 unless given, and then more where the minimum of
+    measurement ends; seconds: time cap, at which it ends anyway; 15 unless given, and then more where the minimum of
     rounds takes longer; option: what messages call it. Raises UsageError for shapes that are missing or a cap that is
     too short, ModelError for a model that fails, DataError for feeds that do not fit.
     """

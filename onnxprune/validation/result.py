@@ -127,7 +127,7 @@ def validate(original: Source, candidate: Source, options: ValidateOptions) -> V
     (seconds), max_size (bytes). verdict: whether the "interval" must lie inside the goal, or the "point"; inconclusive:
     "pass" lets through what is in doubt.
     latency_seconds: measure latency, at most so long per pair; too short a time is a UsageError after the first batch
-    (where only a goal asks for it 20, or what the minimum of rounds takes). memory: bytes for outputs that a metric
+    (where only a goal asks for it 15, or what the minimum of rounds takes). memory: bytes for outputs that a metric
     needs at once. seed: of the bootstrap.
     Raises UsageError, ModelError (signatures, failing models), DataError (data, labels, metrics), FileError,
     ResourceError. A goal that is missed is no error: see `Validation.passed`.
