@@ -19,7 +19,7 @@ from onnxprune.errors import OnnxpruneError, PlanError, UsageError
 from onnxprune.plan import as_json
 from onnxprune.points import Candidate, Frontier, Point, common_measure, marked
 from onnxprune.recovery import Known
-from onnxprune.settings import CompressOptions, Inputs
+from onnxprune.settings import Choice, CompressOptions
 from onnxprune.signature import taking
 from onnxprune.validation.result import validate
 from onnxprune.workers import BACKENDS, Run, WorkerDiedError, connected
@@ -31,22 +31,13 @@ _LOG = logging.getLogger("onnxprune")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchOptions(Inputs):
+class SearchOptions(Choice):
     """What `search` can be told; it says what each of them means."""
 
     flops: float | Sequence[float] = ()
     methods: str | Sequence[str] = ()
     val: Any = None
     recover: str = "auto"
-    allocate: str | None = None
-    max_rate: Sequence[str | float] = ()
-    proxy: str | None = None
-    optimiser: str | None = None
-    budget: int | None = None
-    min_keep: float = 0.1
-    align: Any = "auto"
-    keep: Sequence[str] = ()
-    inexact: bool = False
     jobs: int = 1
     backend: str = "loky"
     scheduler: str | None = None
@@ -105,7 +96,7 @@ def search(model: Source, options: SearchOptions) -> Frontier:
     """Compress a model by several methods to several fractions of its FLOPs, and say what each is worth.
 
     model: a path or a ModelProto (not modified). flops: the fractions; methods: as in `compress`, the default one if
-    there is none. data, the options beside it, and those from `recover` to `inexact`: as in `compress`, for every
+    there is none. data, the options beside it, those of the choice, and recover: as in `compress`, for every
     candidate; proxy, optimiser and budget for those whose allocation has them. val: inputs with labels on
     which the candidates are compared; without it, their outputs are compared with the original's on calibration inputs
     held out. jobs: candidates at a time, in processes of their own (`loky`), or on the cluster of `backend` "dask" or

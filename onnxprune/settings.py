@@ -93,15 +93,9 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(Inputs):
-    """What `compress` and `make_plan` can be told; `compress` says what each of them means."""
+class Choice(Inputs):
+    """How it is decided what leaves, whatever the criterion and the target."""
 
-    flops: float | None = None
-    params: float | None = None
-    size: float | None = None
-    latency: float | None = None
-    threads: int | None = None
-    method: str | None = None
     allocate: str | None = None
     max_rate: Sequence[str | float] = ()
     proxy: str | None = None
@@ -111,6 +105,18 @@ class Options(Inputs):
     align: int | Literal["auto"] = "auto"
     keep: Sequence[str] = ()
     inexact: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(Choice):
+    """What `compress` and `make_plan` can be told; `compress` says what each of them means."""
+
+    flops: float | None = None
+    params: float | None = None
+    size: float | None = None
+    latency: float | None = None
+    threads: int | None = None
+    method: str | None = None
     best_effort: bool = False
 
     @property

@@ -143,23 +143,22 @@ def _before_layers(steps: list[Step]) -> set[str]:
 
 
 class _Moments:
-    """In the place of a step's function: it gives the same, and adds up the moments of what it normalises."""
+    """In the place of a step's function: it gives the same, and adds up the moments of it."""
 
     def __init__(self, step: Step) -> None:
-        self._function, self._conv = step.function, step.op == "Conv"
+        self._function = step.function
         self._count, self._sum, self._squares = 0, torch.zeros(()), torch.zeros(())
         self.least = 0
 
-    def __call__(self, x: Tensor, *rest: Tensor) -> Tensor:
-        made: Tensor = self._function(x, rest[0]) if self._conv else x
+    def __call__(self, *given: Tensor) -> Tensor:
+        made: Tensor = self._function(*given)
         axes = [a for a in range(made.ndim) if a != 1]
         wide = made.double()
         self._sum = self._sum.to(wide.device) + wide.sum(axes)
         self._squares = self._squares.to(wide.device) + wide.square().sum(axes)
         self._count += _values(made)
         self.least = min(self.least or _values(made), _values(made))
-        whole: Tensor = self._function(x, *rest)
-        return whole
+        return made
 
     def of_all(self) -> tuple[Tensor, Tensor]:
         """Mean and variance per channel."""
@@ -173,9 +172,10 @@ def _norm(network: Network, step: Step, moments: _Moments) -> Norm:
         keywords = getattr(step.function, "keywords", {})
         return NodeNorm(held[2], held[3], float(keywords.get("epsilon", _EPSILON)))
     mean, var = moments.of_all()
+    norm = ConvNorm(step.function, mean - held[1].detach(), var)
     with torch.no_grad():
-        held[1].add_(mean)
-    return ConvNorm(step.function, mean, var)
+        held[1].copy_(mean)
+    return norm
 
 
 def _values(x: Tensor) -> int:
