@@ -34,7 +34,13 @@ app = typer.Typer(
 
 
 class _Guarded(TyperCommand):
-    """A command whose errors become a message and an exit code; its arguments are noted, for reports."""
+    """A command whose errors become a message and an exit code; its arguments are noted, for reports.
+
+    Its help ends with the name of its page.
+    """
+
+    def __init__(self, name: str | None, **given: Any) -> None:
+        super().__init__(name, **given | {"epilog": f"Examples and all details: onnxprune/pages/{name}.md"})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         record.ARGUMENTS.set((self.name or "", *args))

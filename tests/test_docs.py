@@ -1,21 +1,34 @@
-"""What README.md and CONTRIBUTING.md show is what happens."""
+"""What the pages state is so: options, choices, figures, exit codes, keys of the JSON, links."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
-from pathlib import Path
-from typing import NamedTuple
+import tomllib
+from importlib.resources import files
 
 import numpy as np
 import onnxruntime
 import pytest
 import typer
+from commands import done
+from documentation import (
+    ENV,
+    FOLDER,
+    PAGES,
+    README,
+    ROOT,
+    SHIPPED,
+    blocks,
+    commands,
+    options,
+    page,
+    rows_of_options,
+    section,
+    table,
+)
 
 import onnxprune
 from onnxprune import recovery
@@ -27,179 +40,9 @@ from onnxprune.report.tuning import TuneReport
 from onnxprune.settings import ALLOCATIONS, methods
 from onnxprune.validation.latency import Timing
 
-ROOT = Path(__file__).parents[1]
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
-README = PAGES["README.md"]
-ENV = os.environ | {
-    "COLUMNS": "80",
-    "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
-    "PYTHONWARNINGS": "error",
-}
-NEXT = "---- next block ----"
-NOISE = (  # seconds, and float noise of the machine at hand
-    (re.compile(r"^Took .*?\n\n", re.DOTALL | re.MULTILINE), "Took a while.\n\n"),
-    (re.compile(r"[0-9.]+e[+-][0-9]+ relative"), "x relative"),
-)
-FITTED = re.compile(r"(?:same top-1 answer|KL divergence|relative error|accuracy \(original|.*: accuracy) .*\n")
+COMMANDS = sorted(set(options()) - {""})
 
-
-class Block(NamedTuple):
-    """A fenced block: its language, its text, and the `text` block that follows it at once, if any."""
-
-    language: str
-    code: str
-    shown: str | None
-
-
-def blocks(page):
-    """All fenced blocks of a page but those that show an output, which belong to the block before."""
-    found = list(re.finditer(r"^```(\w*)\n(.*?)^```\n", page, re.DOTALL | re.MULTILINE))
-    for this, following in zip(found, [*found[1:], None], strict=True):
-        adjoins = following is not None and following[1] == "text" and not page[this.end() : following.start()].strip()
-        if this[1] != "text":
-            yield Block(this[1], this[2], following[2] if adjoins else None)
-
-
-def commands(code):
-    """The onnxprune commands of a shell block, with the exit codes that comments state; of set-up, the last step."""
-    for line in code.splitlines():
-        command, _, comment = line.partition("  # exit code ")
-        last = command.split("&&")[-1].strip().removeprefix(".venv/bin/")
-        if last.startswith("onnxprune "):
-            yield last.split()[1:], int(comment or 0)
-
-
-def python(name, folder):
-    """Run the python blocks of a page in one process, test functions included; what each printed."""
-    code = [b.code for b in blocks(PAGES[name]) if b.language == "python"]
-    tests = "\nfor name, value in list(globals().items()):\n    if name.startswith('test_'):\n        value()\n"
-    text = f"\nprint({NEXT!r})\n".join(code) + tests
-    done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, cwd=folder, env=ENV, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.split(f"{NEXT}\n")
-
-
-def shell(code, folder):
-    """Run the commands of a shell block; what they printed on stdout."""
-    printed = ""
-    for command, wanted in commands(code):
-        line = [sys.executable, "-m", "onnxprune", *(word.strip("'") for word in command)]
-        done = subprocess.run(line, capture_output=True, text=True, cwd=folder, env=ENV, check=False)
-        assert done.returncode == wanted, f"{command}: {done.stderr}"
-        assert bool(done.stderr) == bool(wanted)
-        printed += done.stdout
-    return printed
-
-
-def as_pattern(line):
-    """The regular expression of a line that is shown; figures of a fit are captured, three dots stand for any lines."""
-    if line == "...\n":
-        return "(?:.*\n)+?"
-    if FITTED.fullmatch(line):
-        return " +([0-9.]+)".join(map(re.escape, re.split(" +[0-9.]+", line)))
-    return re.escape(line)
-
-
-def assert_shown(shown, printed):
-    """A page shows what was printed, but for seconds and noise; a line of three dots stands for any lines.
-
-    Figures of a fit may differ by 0.02 or a tenth: another CPU adds in another order.
-    """
-    for pattern, plain in NOISE:
-        shown, printed = pattern.sub(plain, shown), pattern.sub(plain, printed)
-    lines = shown.splitlines(keepends=True)
-    found = re.fullmatch("".join(map(as_pattern, lines)), printed)
-    assert found, f"the page shows\n{shown}\nthe program prints\n{printed}"
-    stated = [float(x) for line in lines if FITTED.fullmatch(line) for x in re.findall(" +([0-9.]+)", line)]
-    assert stated == pytest.approx([float(x) for x in found.groups()], rel=0.1, abs=0.02)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with the fixtures, in which the commands of the README run in their order."""
-    place = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "fixtures", place / "fixtures")
-    return place
-
-
-def section(heading, part=""):
-    """Text of one section of the README, or of the part of it that has a heading of its own."""
-    text = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return text.partition(f"\n### {part}\n")[2].partition("\n### ")[0] if part else text
-
-
-def table(heading, part=""):
-    """Cells of the tables of one section of the README, without their heads."""
-    lines = section(heading, part).splitlines()
-    bodies = re.findall(r"^\|--.*\n((?:\|.*\n)+)", "\n".join([*lines, ""]), re.MULTILINE)
-    return [[cell.strip() for cell in row.strip("|").split("|")] for body in bodies for row in body.splitlines()]
-
-
-def options():
-    """Long options of every command, with their help."""
-    group = typer.main.get_command(app)
-    found = {
-        name: {o for p in c.params for o in (*p.opts, *p.secondary_opts) if o[:2] == "--"}
-        for name, c in group.commands.items()
-    }
-    return found | {"": {o for p in group.params for o in p.opts if o[:2] == "--"} | {"--help"}}
-
-
-# ---- what runs ----------------------------------------------------------------------------------------------------
-
-
-def test_commands_of_the_readme(folder):
-    """Every command runs in the order of the page, exits as documented, and prints what is shown."""
-    shells = [b for b in blocks(README) if b.language == "sh"]
-    ran = {command[0] for b in shells for command, _ in commands(b.code)}
-    assert ran == set(options()) - {""}, "every command has an example"
-    for block in shells:
-        if "onnxprune finetune" in block.code and not find_spec("torch"):
-            continue  # it needs the extra
-        printed = shell(block.code, folder)
-        if block.shown is not None:
-            assert_shown(block.shown, printed)
-    assert (folder / "cut.onnx").read_bytes() == (folder / "replayed.onnx").read_bytes()
-    assert (folder / "cut.onnx").read_bytes() != (folder / "small.onnx").read_bytes()
-
-
-def test_python_of_the_readme(folder):
-    """The python blocks run one after the other, and print what is shown."""
-    shown = [b.shown for b in blocks(README) if b.language == "python"]
-    printed = python("README.md", folder)
-    assert len(shown) == len(printed) > 2
-    for want, got in zip(shown, printed, strict=True):
-        assert_shown(want or "", got)
-
-
-def test_python_of_contributing(folder):
-    """The examples of how to add an operator and a criterion run, and their tests pass."""
-    assert "def test_" in PAGES["CONTRIBUTING.md"]
-    python("CONTRIBUTING.md", folder)
-
-
-def test_a_changed_output_is_noticed():
-    """The comparison of outputs allows seconds, noise and left-out lines, and nothing else."""
-    printed = "a\nb\nc 1.0e-07 relative\nTook 3.1 s: verify\n2.0.\n\nend\n"
-    assert_shown("a\n...\nTook 0.1 s.\n\nend\n", printed)
-    assert_shown("a\nb\nc 0.0e+00 relative\n...\n", printed)
-    for wrong in ("a\nb\n", "b\n...\n", "a\n...\nTook 0.1 s.\n\nEND\n"):
-        with pytest.raises(AssertionError, match="the page shows"):
-            assert_shown(wrong, printed)
-
-
-def test_a_changed_figure_is_noticed():
-    """Figures of fits may differ a little, and in the spaces before them; their lines must be there."""
-    printed = "same top-1 answer    19.4 %   100.0 %\nKL divergence           2.6   0.00489\n"
-    assert_shown("same top-1 answer    20.4 %  99.0 %\nKL divergence           2.5   0.00512\n", printed)
-    for wrong in ("same top-1 answer 19.4 % 80.0 %\nKL divergence 2.6 0.00489\n", "same top-1 answer 19.4 % 100.0 %\n"):
-        with pytest.raises(AssertionError):
-            assert_shown(wrong, printed)
-
-
-# ---- what is stated -----------------------------------------------------------------------------------------------
+# ---- set-up -------------------------------------------------------------------------------------------------------
 
 
 def steps(line):
@@ -228,36 +71,107 @@ def test_the_two_commands_are_what_ci_runs():
     assert '"$python" -m pytest' in check
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+# ---- a page per command -------------------------------------------------------------------------------------------
+
+
+def test_the_readme_links_every_page():
+    """A page that is shipped is one click away from the README, which is short enough to be read."""
+    assert set(SHIPPED) <= {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", README)}
+    assert len(README.splitlines()) <= 350
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_page_per_command(name):
+    """A page has the command's name, its options, its exit codes, and what to do next; the README's table links it."""
+    text = page(name)
+    assert text.startswith(f"# {name}\n")
+    assert re.findall(r"^## (Options|Exit codes|Next)$", text, re.MULTILINE) == ["Options", "Exit codes", "Next"]
+    assert f"[`{name}`]({FOLDER}{name}.md)" in [row[0] for row in table("", "Commands")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_of_a_command(name):
+    """A page has a row for every option of its command, with its default, and no other."""
+    stated = rows_of_options(name)
+    assert set(stated) == options()[name]
+    for parameter in typer.main.get_command(app).commands[name].params:
+        option = next((o for o in parameter.opts if o.startswith("--")), None)
+        if option is None:
+            continue
+        told, default = stated[option][1].strip("`"), parameter.default
+        wanted = {"True": "on", "False": "off", "None": told}.get(str(default), str(default))
+        assert told == wanted != "", option
+
+
+@pytest.mark.parametrize("name", ["data", "latency"])
+def test_options_that_are_shared(name):
+    """What pages of a subject say of the defaults of options is what `compress` says."""
+    stated, of_compress = rows_of_options(name), rows_of_options("compress")
+    assert len(stated) > 3
+    assert {o: row[1].strip("`") for o, row in stated.items()} == {o: of_compress[o][1].strip("`") for o in stated}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_exit_codes_of_a_command(name):
+    """The codes that a page lists are those of `errors.Exit`, and the codes of its examples are among them."""
+    codes = {int(row[0]) for row in table(name, "Exit codes")}
+    assert {0, 2} <= codes <= {e.value for e in Exit}
+    assert {wanted for b in blocks(page(name)) if b.language == "sh" for c, wanted in commands(b.code)} <= codes
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_the_page(name):
+    """`--help` ends with the page of the command, within 80 columns."""
+    lines = done(name, "--help").stdout.rstrip().splitlines()
+    assert lines[-1].split()[-1] == f"{FOLDER}{name}.md"
+    assert max(map(len, lines)) <= 80
+
+
+def test_pages_are_shipped():
+    """The wheel takes the whole package, the pages in it, and the source archive does, too."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"] == {"packages": ["onnxprune"]}
+    assert {"onnxprune", "README.md"} <= set(build["targets"]["sdist"]["include"])
+    assert "exclude" not in build
+    assert {f"{FOLDER}{p.name}" for p in (files("onnxprune") / "pages").iterdir()} == set(SHIPPED)
+
+
+# ---- names and figures --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "CONTRIBUTING.md"])
 def test_options_exist(name):
     """Every long option that a page names is one of the commands'."""
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", PAGES[name]))
-    assert len(named) > 5
     assert named <= set().union(*options().values())
 
 
-def test_every_option_is_explained():
-    """The README names every option that there is."""
-    assert not {o for found in options().values() for o in found if o not in README} - {"--output", "--version"}
+def test_options_of_the_program():
+    """The README names the options that no command has."""
+    assert {o for o in options()[""] if o not in README} == {"--version"}
 
 
 def test_every_method_is_named():
-    """The README lists the methods that there are."""
-    row = next(" ".join(r) for r in table("Which option when") if "--method" in r[1])
+    """The README and the page on methods list the methods that there are."""
+    row = next(" ".join(r) for r in table("", "Which option when") if "--method" in r[1])
     assert set(re.findall(r"`(\w+)`", row)) == set(methods())
+    head = page("methods").partition("\n## ")[0]
+    assert set(methods()) <= set(re.findall(r"`(\w+)`", head))
 
 
 def test_every_repair_allocation_and_preset_is_named():
-    """The section on recovery explains every choice of its options."""
-    rows = {r[0].strip("`"): r[2] for r in table("Recovery") if r[0].startswith("`--")}
-    assert set(recovery.METHODS) <= set(re.findall(r"`([\w-]+)`", rows["--recover"]))
-    assert set(ALLOCATIONS) <= set(re.findall(r"`(\w+)`", rows["--allocate"]))
-    assert all(f"`{name}`" in README for name in PRESETS)
+    """The pages on recovery, methods and data explain every choice."""
+    named = [set(re.findall(r"`([\w-]+)`", row[0])) for row in table("recovery", "Repairs")]
+    assert set().union(*named) == {"auto", "none", *recovery.METHODS}
+    named = [set(re.findall(r"`(\w+)`", row[0])) for row in table("methods", "Allocations")]
+    assert set().union(*named) == set(ALLOCATIONS)
+    assert all(f"`{name}`" in section("data", "Preprocessing") for name in PRESETS)
 
 
 def test_what_to_expect():
-    """The accuracies that the README states are those of the fixture, to within ten of its 500 test images."""
-    stated = {(r[0].strip("`"), float(r[2])): [float(x) for x in r[3:5]] for r in table("Recovery") if len(r) == 7}
+    """The accuracies of the page on recovery are those of the fixture, to within ten of its 500 test images."""
+    rows = (r for r in table("recovery", "What to expect") if len(r) == 7)
+    stated = {(r[0].strip("`"), float(r[2])): [float(x) for x in r[3:5]] for r in rows}
     assert len({model for model, _ in stated}) > 2
     test, model = np.load(ROOT / "fixtures" / "digits_test.npz"), "vgg_legacy.onnx"
 
@@ -273,8 +187,8 @@ def test_what_to_expect():
 
 
 def test_exit_codes():
-    """The table has the codes of `errors.Exit`, by number and name."""
-    assert [(int(code), name.upper()) for code, name, _ in table("Exit codes")] == [(e.value, e.name) for e in Exit]
+    """The table of the README has the codes of `errors.Exit`, by number and name."""
+    assert [(int(code), name.upper()) for code, name, _ in table("", "Exit codes")] == [(e.value, e.name) for e in Exit]
 
 
 def leaves(told):
@@ -287,11 +201,11 @@ def leaves(told):
 
 
 def assert_documented(told, part, own=(), skip=()):
-    """A part of the section on JSON has a row for every key, and names what is in the values.
+    """A part of the page on JSON has a row for every key, and names what is in the values.
 
     own: keys whose members are names of the model or of the data; skip: keys that are explained elsewhere.
     """
-    rows = [(re.findall(r"`(\w+)`", key), value) for key, value in table("JSON", part)]
+    rows = [(re.findall(r"`(\w+)`", key), value) for key, value in table("json", part)]
     assert {k for keys, _ in rows for k in keys} == set(told)
     inner = set(leaves(v for k, v in told.items() if k not in {*own, *skip}))
     assert inner <= {k for keys, value in rows for k in (*keys, *re.findall(r"`(\w+)`", value))}
@@ -335,7 +249,7 @@ def test_json_keys_of_other_commands(tmp_path):
         row["seconds"] = []
     assert_documented(bench, "bench", skip=(*made, "environment"))
     assert set(bench["environment"]) - {"python", "onnxruntime"} <= set(
-        re.findall(r"`(\w+)`", section("JSON", "bench"))
+        re.findall(r"`(\w+)`", section("json", "bench"))
     )
 
 
@@ -351,34 +265,57 @@ def test_json_keys_of_validate():
     """The table has the keys of a validation, and names what is in them."""
     fixtures = ROOT / "fixtures"
     model = fixtures / "vgg_legacy.onnx"
-    told = onnxprune.validate(model, model, data=fixtures / "digits_test.npz", max_drop=1.0).as_dict()
-    rows = [(re.findall(r"`(\w+)`", r[0]), r[1]) for r in table("Validation") if "--" not in r[0]]
-    assert {key for keys, _ in rows for key in keys} == set(told)
-    inner = {k for key in ("metric", "agreement", "size") for k in told[key]} | {*told["goals"][0]}
-    assert inner <= {k for keys, value in rows for k in (*keys, *re.findall(r"`(\w+)`", value))}
+    told = onnxprune.validate(model, model, data=fixtures / "digits_test.npz", max_drop=1.0).as_dict() | {"run": {}}
+    assert_documented(told, "validate", skip=("outputs", "seconds"))
+
+
+def test_json_keys_of_small_commands(tmp_path):
+    """The tables have the keys that explain, diff, clean, report, handoff and absorb print, and name what is in them."""
+    vit, vgg = str(ROOT / "fixtures" / "tiny_vit_legacy.onnx"), str(ROOT / "fixtures" / "vgg_legacy.onnx")
+
+    def printed(*command):
+        return json.loads(done(*command, "--json").stdout)
+
+    explained = printed("explain", vit, "head.weight")
+    frozen, free = explained["axes"]
+    explained["axes"] = [free | {"causes": frozen["causes"]}]
+    assert_documented(explained, "explain")
+    assert_documented(printed("diff", vit, vgg), "diff")
+    assert_documented(printed("clean", vgg, "-o", tmp_path / "clean.onnx"), "clean")
+    assert_documented(printed("handoff", vgg, "-o", tmp_path / "bundle"), "handoff")
+    weights = tmp_path / "bundle" / "weights.safetensors"
+    assert_documented(printed("absorb", vgg, weights, "-o", tmp_path / "back.onnx"), "absorb")
+    run = tmp_path / "run.json"
+    done("validate", vgg, vgg, "--report", run)
+    assert_documented(printed("report", run), "report")
 
 
 def test_json_keys_of_a_run():
     """The table has the keys of `run`, and names what is in its environment and in a latency."""
     told = record.made(ROOT / "fixtures" / "vgg_legacy.onnx")["run"]
-    rows = [(re.findall(r"`(\w+)`", r[0]), r[1]) for r in table("Reports")]
-    assert {key for keys, _ in rows for key in keys} == set(told)
-    named = set(re.findall(r"`(\w+)`", section("Reports")))
+    assert_documented(told, "run", own=("sha256",))
     timing = Timing(1.0, 1.0, 1.0, 1.0, 1.0, 1, np.ones(1)).as_dict()
-    assert {*told["environment"], *timing} <= named
+    assert set(timing) <= set(re.findall(r"`(\w+)`", section("json", "run")))
 
 
-@pytest.mark.parametrize("name", PAGES)
+# ---- links --------------------------------------------------------------------------------------------------------
+
+
+def anchors(path):
+    """The anchors of the headings of a page; lines of code that begin with # are none."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", [*PAGES, "fixtures/README.md", "fixtures/cifar10/README.md"])
 def test_links_lead_somewhere(name):
-    """Links are to files that are there, and to headings that exist."""
-    for target in re.findall(r"\]\(([^)]+)\)", PAGES[name]):
+    """Links are to files that are there, relative to the page, and to headings that exist."""
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text(encoding="utf-8")):
         file, _, heading = target.partition("#")
-        assert not file or (ROOT / file).exists(), target
-        page = (ROOT / (file or name)).read_text(encoding="utf-8") if heading else ""
-        anchors = {
-            re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", page, re.M)
-        }
-        assert not heading or heading in anchors, target
+        path = (ROOT / name).parent / file if file else ROOT / name
+        assert path.exists(), target
+        assert not heading or heading in anchors(path), target
 
 
 def test_changelog_has_this_version():

@@ -289,7 +289,7 @@ The data: `digits_test.npz` (`input` float32 [500, 1, 8, 8], `labels` int64 [500
 float32 [512, 1, 8, 8], no labels; taken from the 1,297 training images). The split is stratified. Every model takes
 `input` = pixels (0..16) / 8 - 1 and returns `logits` [batch, 10]. `digits_calib.npz` is for `--data`, `digits_test.npz`
 for measuring: do not choose anything by it. What cuts with and without recovery leave of some of these networks is in
-[the README](../README.md#what-to-expect).
+[recovery.md](../onnxprune/pages/recovery.md#what-to-expect).
 
 Doc strings and metadata were stripped after export; only `resnet_bn_legacy.onnx` has metadata, `task` = `digits`, for
 testing that it survives.

@@ -24,7 +24,7 @@ Bundle = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="
 
 @taking(t.Tuning)
 def finetune(model: o.Source, given: t.Tuning) -> None:
-    """Train a pruned model to answer as its original does; needs torch: pip install 'onnxprune[finetune]'.
+    """Train a pruned model to answer as its original does; needs torch: pip install 'onnxprune\\[finetune]'.
 
     The weights go back into the same graph. Writes MODEL.tuned.onnx unless -o names another file.
     """
