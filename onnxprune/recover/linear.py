@@ -236,7 +236,7 @@ def _gather(x: Array, sample: Indices, index: Indices, groups: int = 1) -> Array
 
 
 def product(a: Array, b: Array) -> Array:
-    """a' b per group, [groups, n, d] and [groups, n, m] -> [groups, d, m]; of a[0].T @ a[0] BLAS makes one half only."""
+    """a' b per group, [groups, n, d] and [groups, n, m] -> [groups, d, m]; where b is a, BLAS makes one half only."""
     made: Array = (a[0].T @ b[0])[None] if len(a) == 1 else a.transpose(0, 2, 1) @ b
     return made
 
