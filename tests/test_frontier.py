@@ -340,7 +340,8 @@ def test_the_folder(tmp_path, monkeypatch):
     assert "cluster" in svg
     again = (*ARGUMENTS, "--val", TEST, "--flops", "0.3", "--method", "cluster", "-o", "out")
     assert "has an earlier search" in refused(Exit.RESOURCE, *again).stderr
-    assert "cluster" in done(*again, "--resume").stdout
+    told = "".join(done(*again, "--resume").stdout.split())
+    assert f"--data{CALIB}`makesthatone." in told, "what comes next names the data as they were given"
     refused(Exit.RESOURCE, *again[:-4], "-o", "out", "--force", "--val", "missing.npz")
     assert len(Path("out/journal.jsonl").read_text().splitlines()) == 3  # nothing was lost
     done(*again, "--force")

@@ -105,7 +105,7 @@ def search(model: o.Source, given: Search) -> None:
     if given.as_json:
         show_json(told)
     elif not given.quiet:
-        show(text.frontier(found, model, folder))
+        show(text.frontier(found, model, folder, given.data))
 
 
 def _checked(folder: Path, resume: bool, force: bool) -> Path:

@@ -15,8 +15,8 @@ from onnxprune.report.layout import new_table, percent
 _ABOUT = 0.01  # a percentage point, or a hundredth
 
 
-def frontier(found: Frontier, model: Path, folder: Path) -> RenderableType:
-    """All candidates by MACs, those that nobody beats marked."""
+def frontier(found: Frontier, model: Path, folder: Path, data: str | None) -> RenderableType:
+    """All candidates by MACs, those that nobody beats marked; data: the source of the calibration inputs, as given."""
     of = found.measure
     rows = new_table(("", "<"), ("method", "<"), ("MACs", ">"), ("size", ">"), (of.name, ">"), ("seconds", ">"))
     good = sorted((p for p in found.points if not p.failed), key=lambda p: (p.kept["macs"], -of.worth(p)))
@@ -26,8 +26,8 @@ def frontier(found: Frontier, model: Path, folder: Path) -> RenderableType:
     failed = [f"failed: {p.method or 'default'} at {p.flops:g}: {p.failed}" for p in found.points if p.failed]
     original = "" if found.original is None else f"; the original: {of.shown(of.signed(found.original))}"
     best = _smallest(found).name
-    data = f" --data {found.data}" if found.data else ""
-    recover = "" if found.recover == "none" else f" --recover {found.recover}{data}"
+    source = f" --data {data}" if data else ""
+    recover = "" if found.recover == "none" else f" --recover {found.recover}{source}"
     recover += f" --seed {found.seed}" if found.seed else ""
     return Group(
         f"{model}: {of.words}{original}. * nobody keeps fewer MACs and is worth as much.",
