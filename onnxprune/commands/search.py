@@ -34,23 +34,20 @@ Folder = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(o.Inputs):
-    """All options of `search`."""
+class Trials:
+    """What is tried, and what it is compared by."""
 
     flops: Targets
     method: Methods = None
     val: Val = None
     metric: Metric = None
     recover: o.Recover = "auto"
-    allocate: o.Allocate = None
-    max_rate: o.MaxRate = None
-    proxy: o.Proxy = None
-    optimiser: o.Optimiser = None
-    budget: o.Candidates = None
-    min_keep: o.MinKeep = 0.1
-    align: o.Align = "auto"
-    keep: o.Keep = None
-    inexact: o.Inexact = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(o.Shares, Trials, o.Inputs):
+    """All options of `search`."""
+
     jobs: Jobs = 1
     backend: Backend = "loky"
     scheduler: Scheduler = None
@@ -63,11 +60,9 @@ class Search(o.Inputs):
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.search`."""
-        compressing = ("recover", "allocate", "proxy", "optimiser", "budget", "min_keep", "inexact")
-        given = {name: getattr(self, name) for name in (*compressing, "val", "metric", "jobs", "backend", "scheduler")}
-        lists = {"flops": fractions(self.flops), "methods": self.method or (), "keep": self.keep or ()}
-        lists |= {"max_rate": self.max_rate or ()}
-        return self.inputs() | given | lists | {"align": o.alignment(self.align)}
+        names = ("val", "metric", "recover", "jobs", "backend", "scheduler")
+        lists = {"flops": fractions(self.flops), "methods": self.method or ()}
+        return self.inputs() | self.shares() | {name: getattr(self, name) for name in names} | lists
 
 
 def fractions(text: str) -> list[float]:
