@@ -9,6 +9,7 @@ import ctypes
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -288,6 +289,8 @@ def _interruptible(run: Callable[[ort.RunOptions], T]) -> T:
     from onnxruntime import RunOptions
 
     options = RunOptions()
+    if threading.current_thread() is not threading.main_thread():  # Ctrl-C never arrives here
+        return run(options)
     pool = ThreadPoolExecutor(1, "onnxruntime")
     try:
         future = pool.submit(run, options)

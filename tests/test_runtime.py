@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
@@ -237,6 +238,23 @@ def test_ctrl_c_stops_a_run():
     for worker in _workers():
         worker.join(60)
     assert not _workers()
+
+
+def test_threads_run_for_themselves(monkeypatch):
+    """Only the main thread, where Ctrl-C arrives, needs another one for a run."""
+    session, made = runtime.session(build("g (float[2] x) => (float[2] y) { y = Relu (x) }")), list[str]()
+
+    def pool(size, name):
+        made.append(name)
+        return ThreadPoolExecutor(size)
+
+    monkeypatch.setattr(runtime, "ThreadPoolExecutor", pool)
+    feeds = {"x": np.array([-1, 2], np.float32)}
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(session.run, feeds).result()["y"].tolist() == [0, 2]
+    assert made == []
+    session.run(feeds)
+    assert made == ["onnxruntime"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")

@@ -18,6 +18,7 @@ from scipy.linalg import cho_factor, cho_solve
 from onnxprune.analysis import Mask
 from onnxprune.graph import Array
 from onnxprune.parallel import each
+from onnxprune.recover.linear import product
 
 Reals = NDArray[np.float64]
 RIDGE = 1e-3  # share of the mean diagonal of the Gram matrix; flat from 1e-5 to 1e-2
@@ -175,7 +176,7 @@ class _System:
     ) -> None:
         self._train, self._weight, self._bias, self._intercept = train, weight, bias, intercept
         self._count = sum(s.rows.shape[1] for s in train)
-        gram = sum(each(lambda s: _product(s.rows, s.rows), train)) / self._count
+        gram = sum(each(lambda s: product(s.rows, s.rows).astype(np.float64), train)) / self._count
         self._mean = sum(each(lambda s: s.rows.sum(1, dtype=np.float64), train)) / self._count  # [g, d]
         squares = np.einsum("gii->g", gram)
         if intercept:
@@ -202,7 +203,7 @@ class _System:
             y = y if s.added is None else y - s.added
             y = y if self._intercept else y - self._bias.astype(np.float32)
             own = np.ascontiguousarray(y.reshape(-1, g, m).transpose(1, 0, 2))
-            return _product(s.rows, own), y.sum(0, dtype=np.float64)
+            return product(s.rows, own).astype(np.float64), y.sum(0, dtype=np.float64)
 
         cross, total = map(sum, zip(*each(parts, self._train), strict=True))
         cross /= self._count
@@ -252,9 +253,3 @@ def _alike(sizes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         parts = int(np.ceil(len(columns) * float(sizes[columns].max()) ** 2 / _TOGETHER))
         found += np.array_split(columns, min(parts, len(columns)))
     return found
-
-
-def _product(a: Array, b: Array) -> Reals:
-    """a' b per group, [groups, n, d] and [groups, n, m] -> [groups, d, m] float64; summed in float32 within a batch."""
-    made = a[0].T @ b[0] if len(a) == 1 else a.transpose(0, 2, 1) @ b  # of one matrix with itself BLAS makes one half
-    return made.astype(np.float64).reshape(len(a), a.shape[2], b.shape[2])

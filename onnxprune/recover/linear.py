@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
@@ -142,6 +143,20 @@ class Linear:
         rows = found.astype(np.float32, copy=False)
         return rows if self.alpha == 1 else rows * np.float32(self.alpha)
 
+    def all_rows(self, x: Array) -> Reals:
+        """[groups, n, taps * inputs/group]: what all positions of a Conv read, in their order."""
+        rank, pads = len(self.kernel), self.padding(x.shape[2:])
+        around = list(zip(pads[:rank], pads[rank:], strict=True))
+        size = [begin + d + end for d, (begin, end) in zip(x.shape[2:], around, strict=True)]
+        padded = np.zeros((self.groups, len(x), *size, self.inputs // self.groups), np.float32)
+        inner = tuple(slice(begin, length - end) for length, (begin, end) in zip(size, around, strict=True))
+        padded[:, :, *inner] = np.moveaxis(x.reshape(len(x), self.groups, -1, *x.shape[2:]), (1, 2), (0, -1))
+        axes = tuple(range(2, 2 + rank))
+        seen = sliding_window_view(padded, self.reach, axes)  # [g, samples, *grid, inputs/group, *reach]
+        steps = [slice(None, None, s) for s in self.strides], [slice(None, None, d) for d in self.dilations]
+        seen = np.moveaxis(seen[:, :, *steps[0], :, *steps[1]], 2 + rank, -1)
+        return np.ascontiguousarray(seen).reshape(self.groups, -1, self.unknowns)
+
     def padding(self, size: Sequence[int]) -> list[int]:
         """Pads of an input of this spatial size, begins first; `output_shape` may leave other ends than these."""
         if not self.output_shape and not self.auto_pad.startswith("SAME"):
@@ -218,6 +233,12 @@ def _gather(x: Array, sample: Indices, index: Indices, groups: int = 1) -> Array
     last[:, :-1].reshape(groups, n, size, -1)[...] = split.transpose(1, 0, 3, 2)
     taken: Array = last.take(np.where(outside, n * size, sample[:, None] * size + index), axis=1)
     return taken
+
+
+def product(a: Array, b: Array) -> Array:
+    """a' b per group, [groups, n, d] and [groups, n, m] -> [groups, d, m]; where b is a, BLAS makes one half only."""
+    made: Array = (a[0].T @ b[0])[None] if len(a) == 1 else a.transpose(0, 2, 1) @ b
+    return made
 
 
 def linear(node: NodeProto, shape: tuple[int, ...], weight: str) -> Linear | str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.graph import Array
+from onnxprune.parallel import each
 from onnxprune.recover.chain import Chain, chain
 from onnxprune.recover.layers import Site
 from onnxprune.recover.linear import Positions
@@ -81,11 +82,16 @@ def reference(
 
     def visit(index: int, tensors: Mapping[str, Array]) -> None:
         outputs.append({n: store.keep(tensors[n]) for n in program.outputs})
-        for name, layer in layers.items():
+
+        def gathered(layer: Layer) -> tuple[Positions, Array]:
             made = layer.chain.restore(tensors[layer.chain.end])
-            at = _choose(layer.site, made.shape, wanted[name] / total, [seed, layer.site.index, index])
+            at = _choose(layer.site, made.shape, wanted[layer.site.layer.y] / total, [seed, layer.site.index, index])
+            return at, layer.site.layer.outputs(made, at).astype(np.float32)
+
+        found = each(gathered, list(layers.values()))
+        for layer, (at, targets) in zip(layers.values(), found, strict=True):
             layer.positions.append(at)
-            layer.wanted.append(store.keep(layer.site.layer.outputs(made, at).astype(np.float32)))
+            layer.wanted.append(store.keep(targets))
 
     run_through(program, batches, [x.chain.end for x in layers.values()], visit)
     return Reference(program, batches, held, layers, outputs)

@@ -13,7 +13,9 @@ from scipy.linalg import cho_factor, cho_solve
 from onnxprune.analysis import Analysis, Labels, Mask
 from onnxprune.criteria import InputStatistics
 from onnxprune.graph import Array
+from onnxprune.parallel import each
 from onnxprune.recover.layers import Site
+from onnxprune.recover.linear import product
 from onnxprune.recover.program import Feeds, Program, run_through
 from onnxprune.recover.reference import Reference
 
@@ -69,11 +71,13 @@ def _moments(program: Program, sites: Sequence[Site], reference: Reference) -> d
     sums: dict[str, list[Array]] = {}
 
     def visit(index: int, tensors: Feeds) -> None:
-        for s in sites:
+        def add(s: Site) -> None:
             rows = s.layer.rows(tensors[s.layer.x], reference.layers[s.layer.y].positions[index])
-            parts = [rows.transpose(0, 2, 1) @ rows, rows.sum(1)]
+            parts = [product(rows, rows), rows.sum(1)]
             held = sums.get(s.layer.y)
             sums[s.layer.y] = parts if held is None else [np.add(a, b, out=a) for a, b in zip(held, parts, strict=True)]
+
+        each(add, sites)
 
     batches = reference.batches[: reference.train]
     run_through(program, batches, [s.layer.x for s in sites], visit)

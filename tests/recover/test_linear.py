@@ -157,6 +157,13 @@ def test_some_positions(text, count):
     run.assert_equal(at)
 
 
+@each({name: text for name, text in LAYERS.items() if name.startswith("conv")}, "text")
+def test_all_rows_of_a_convolution(text):
+    """`all_rows` are the rows of all positions, in their order."""
+    run = Run(text)
+    assert np.array_equal(run.layer.all_rows(run.x), run.layer.rows(run.x, run.everywhere()))
+
+
 @each_layer
 def test_outputs_by_definition(text):
     """`outputs` at all positions: samples first, then the other axes in their order, channels last."""
