@@ -67,7 +67,10 @@ class SearchOptions(Choice):
 
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model and the data."""
-        allocations = {self.of(c).allocation for c in self.candidates()}
+        made = [self.of(c) for c in self.candidates()]
+        allocations = {x.allocation for x in made}
+        if not any(x.runs_inputs for x in made):
+            made[0].check_inputs_used(() if self.val is None else ("preprocess",))
         for name, owner in _OF_ALLOCATIONS.items():
             if getattr(self, name) is not None and owner not in allocations:
                 raise UsageError(f"--{name} belongs to --allocate {owner}, which no candidate has")
