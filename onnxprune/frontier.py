@@ -70,7 +70,7 @@ class SearchOptions(Choice):
         made = [self.of(c) for c in self.candidates()]
         allocations = {x.allocation for x in made}
         if not any(x.runs_inputs for x in made):
-            made[0].check_inputs_used(() if self.val is None else ("preprocess",))
+            made[0].check_inputs_used()
         for name, owner in _OF_ALLOCATIONS.items():
             if getattr(self, name) is not None and owner not in allocations:
                 raise UsageError(f"--{name} belongs to --allocate {owner}, which no candidate has")

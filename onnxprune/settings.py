@@ -276,9 +276,9 @@ class CompressOptions(Options):
         """Whether the choice or the repair looks at inputs."""
         return self.looks_at_inputs or recovery.looks_at_inputs(self.recover, self.data is not None)
 
-    def check_inputs_used(self, others: Collection[str] = ()) -> None:
-        """Raise UsageError for options of inputs that would be ignored; others: those that something else uses."""
-        of_int8 = ("data", "preprocess", "calibration_size") if self.int8 else others
+    def check_inputs_used(self) -> None:
+        """Raise UsageError for options of inputs that would be ignored."""
+        of_int8 = ("data", "preprocess", "calibration_size") if self.int8 else ()
         self.check_used(OF_INPUTS if self.runs_inputs else of_int8, f"a --recover that looks at them, {_LOOKING}")
 
     @property

@@ -380,12 +380,11 @@ def test_nothing_to_compare_by():
 
 
 def test_data_that_no_candidate_looks_at():
-    """Data, and how to read them, are a usage error where no candidate uses them; with --val, --preprocess has a use."""
+    """Data, and how to read them, are a usage error where no candidate uses them."""
     blind = {"flops": [0.5], "methods": "l1", "allocate": "global", "recover": "none", "val": "v.npz"}
     with pytest.raises(UsageError, match="--data would be ignored, since nothing here looks at inputs"):
         SearchOptions(**blind, data="d.npz").check()
     with pytest.raises(UsageError, match="--calibration-size would be ignored"):
-        SearchOptions(**blind, calibration_size=64, preprocess="imagenet").check()
-    SearchOptions(**blind, preprocess="imagenet").check()
+        SearchOptions(**blind, calibration_size=64).check()
     SearchOptions(**(blind | {"methods": ["l1", "activation"]}), data="d.npz").check()
     SearchOptions(**(blind | {"recover": "auto"}), data="d.npz").check()
