@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,10 +18,11 @@ from onnxprune.api import read as read_source
 from onnxprune.clock import Progress
 from onnxprune.errors import OnnxpruneError, PlanError, UsageError
 from onnxprune.plan import as_json
-from onnxprune.points import Candidate, Frontier, Point, common_measure, marked
+from onnxprune.points import Candidate, Frontier, Measure, Point, common_measure, marked, of_metric
 from onnxprune.recovery import Known
 from onnxprune.settings import Choice, CompressOptions
 from onnxprune.signature import taking
+from onnxprune.validation.metrics import DEFAULT, metric
 from onnxprune.validation.result import validate
 from onnxprune.workers import BACKENDS, Run, WorkerDiedError, connected
 
@@ -38,6 +39,7 @@ class SearchOptions(Choice):
     flops: float | Sequence[float] = ()
     methods: str | Sequence[str] = ()
     val: Any = None
+    metric: str | Callable[..., float] | None = None
     recover: str = "auto"
     jobs: int = 1
     backend: str = "loky"
@@ -82,6 +84,9 @@ class SearchOptions(Choice):
             raise UsageError("--scheduler is the address of a cluster: name its --backend, dask or ray")
         if self.journal is not None and not all(_told_apart(x) for x in (self.data, self.val)):
             raise UsageError("--resume needs data that can be told from other data: files, or arrays by name")
+        if self.metric is not None and self.val is None:
+            raise UsageError("--metric is measured on labelled inputs: give --val")
+        _measure(self)
         if self.val is None and self.recover == "none":
             raise UsageError("nothing tells what a candidate is worth: give --val, or let --recover compare it")
 
@@ -101,12 +106,13 @@ def search(model: Source, options: SearchOptions) -> Frontier:
 
     model: a path or a ModelProto (not modified). flops: the fractions; methods: as in `compress`, the default one if
     there is none. data, the options beside it, those of the choice, and recover: as in `compress`, for every
-    candidate; proxy, optimiser and budget for those whose allocation has them. val: inputs with labels on
-    which the candidates are compared; without it, their outputs are compared with the original's on calibration inputs
-    held out. jobs: candidates at a time, in processes of their own (`loky`), or on the cluster of `backend` "dask" or
-    "ray" whose address `scheduler` is; the result does not depend on them. journal: a file in which finished candidates
-    are noted, and from which they are taken if `resume`. Raises UsageError and what `compress` raises where no
-    candidate succeeds; PlanError for a journal of another search, FileError for one that another process writes.
+    candidate; proxy, optimiser and budget for those whose allocation has them. val: inputs with labels on which the
+    candidates are compared by `metric` (as in `validate`; top-1 where nothing is named and the output has scores);
+    without it, their outputs are compared with the original's on calibration inputs held out. jobs: candidates at a
+    time, in processes of their own (`loky`), or on the cluster of `backend` "dask" or "ray" whose address `scheduler`
+    is; the result does not depend on them. journal: a file in which finished candidates are noted, and from which they
+    are taken if `resume`. Raises UsageError and what `compress` raises where no candidate succeeds; PlanError for a
+    journal of another search, FileError for one that another process writes.
     """
     options.check()
     with _held(options.journal):
@@ -129,9 +135,15 @@ def _searched(model: Source, options: SearchOptions) -> Frontier:
     points = [done[c] for c in todo]
     if all(p.failed for p in points):
         raise getattr(errors, points[0].kind)(f"no candidate succeeded; the first: {points[0].failed}")
-    measure = common_measure(points)
+    measure = common_measure(points, _measure(options))
     source = options.source if options.data is not None else None
     return Frontier(_name(model), measure, tuple(marked(points, measure)), options.recover, source, options.seed)
+
+
+def _measure(options: SearchOptions) -> Measure:
+    """Comparison by the metric of the options. Raises UsageError and DataError for one that is not known."""
+    named = metric(DEFAULT if options.metric is None else options.metric)
+    return of_metric(named.name, higher=named.higher, rate=named.rate)
 
 
 @contextmanager
@@ -188,7 +200,8 @@ def _failed(candidate: Candidate, why: str, kind: str = "TargetError") -> Point:
 def _worth(model: Source, made: Result, options: SearchOptions) -> Worth:
     """What a candidate is worth on the data for that, or else on calibration inputs held out."""
     if options.val is not None:
-        found = validate(model, made.model, data=options.val, preprocess=options.preprocess, seed=options.seed)
+        given = {"data": options.val, "preprocess": options.preprocess, "metric": options.metric}
+        found = validate(model, made.model, **given, seed=options.seed)
         told = {name: interval.point for name, interval in found.agreement.items()}
         pair = (found.metric.candidate, found.metric.original) if found.metric else (None, None)
         return Worth(told.get("top1"), told.get("relative_error"), *pair)

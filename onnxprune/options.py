@@ -176,8 +176,8 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What to remove."""
+class Target:
+    """How much to remove, and by what method."""
 
     flops: Flops = None
     params: Params = None
@@ -185,6 +185,12 @@ class Choice:
     latency: Latency = None
     threads: Threads = None
     method: Method = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How what is removed is shared out."""
+
     allocate: Allocate = None
     max_rate: MaxRate = None
     proxy: Proxy = None
@@ -194,6 +200,17 @@ class Choice:
     align: Align = "auto"
     keep: Keep = None
     inexact: Inexact = False
+
+    def shares(self) -> dict[str, Any]:
+        """The same as keyword arguments of the library's functions."""
+        given = {name: getattr(self, name) for name in Shares.__dataclass_fields__}
+        return given | {"align": alignment(self.align), "keep": self.keep or (), "max_rate": self.max_rate or ()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Shares, Target):
+    """What to remove."""
+
     best_effort: BestEffort = False
 
 
@@ -203,12 +220,8 @@ class Selection(Inputs, Choice):
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of the library's functions."""
-        given = {name: getattr(self, name) for name in Choice.__dataclass_fields__}
-        return (
-            self.inputs()
-            | given
-            | {"align": alignment(self.align), "keep": self.keep or (), "max_rate": self.max_rate or ()}
-        )
+        given = {name: getattr(self, name) for name in (*Target.__dataclass_fields__, "best_effort")}
+        return self.inputs() | given | self.shares()
 
 
 @dataclass(frozen=True, kw_only=True)

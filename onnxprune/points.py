@@ -26,6 +26,55 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """What candidates are compared by.
+
+    key: "metric", "agreement" or "error", a field of Point; name: of the metric, else the key; words: for a reader;
+    higher: whether more is better; rate: whether it is told in percent.
+    """
+
+    key: str
+    name: str
+    words: str
+    higher: bool
+    rate: bool
+
+    def worth(self, point: Point) -> float:
+        """What candidates are sorted by: larger is better, -inf where it was not measured."""
+        value = {"metric": point.metric, "agreement": point.agreement, "error": point.error}[self.key]
+        return float("-inf") if value is None else self.signed(value)
+
+    def signed(self, value: float) -> float:
+        """The worth of a value, and the value of a worth."""
+        return float(value) if self.higher else -float(value)
+
+    def shown(self, worth: float) -> str:
+        """The value of a worth as text."""
+        value = self.signed(worth)
+        return f"{100 * value:.1f} %" if self.rate else f"{value:.3g}"
+
+    def tick(self, worth: float) -> str:
+        """The same, as short as an axis wants it."""
+        value = self.signed(worth)
+        return f"{100 * value:.3g} %" if self.rate else f"{value:.3g}"
+
+
+AGREEMENT = Measure("agreement", "agreement", "share of inputs with the original's answer", higher=True, rate=True)
+ERROR = Measure("error", "error", "relative error of the outputs", higher=False, rate=False)
+
+
+def of_metric(name: str, *, higher: bool, rate: bool) -> Measure:
+    """Comparison by a metric on labelled inputs."""
+    return Measure("metric", name, f"{name.replace('_', ' ')} on labelled inputs", higher, rate)
+
+
+def measure_of(told: Mapping[str, Any]) -> Measure:
+    """The measure of a search from its JSON."""
+    plain = {m.key: m for m in (AGREEMENT, ERROR)}.get(told["measure"])
+    return plain or of_metric(**(told.get("metric") or {"name": "accuracy", "higher": True, "rate": True}))
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """One compression that was tried.
 
@@ -53,22 +102,16 @@ class Point:
         """As in the journal and in file names."""
         return Candidate(self.method, self.flops).name
 
-    def worth(self, measure: str) -> float:
-        """The number that candidates are compared by, larger is better: of "metric", "agreement" or "error"."""
-        value = {"metric": self.metric, "agreement": self.agreement, "error": self.error}[measure]
-        return float("-inf") if value is None else -value if measure == "error" else float(value)
-
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
     """All candidates of a search, by method and target.
 
-    model: its name; measure: what all candidates are compared by, `metric`, `agreement` or `error`; recover, data,
-    seed: with which they were made.
+    model: its name; measure: what all candidates are compared by; recover, data, seed: with which they were made.
     """
 
     model: str
-    measure: str
+    measure: Measure
     points: tuple[Point, ...]
     recover: str = "auto"
     data: str | None = None
@@ -86,35 +129,37 @@ class Frontier:
 
     def plot(self) -> Figure:
         """The curve as a figure of matplotlib: worth against MACs. Raises UsageError without matplotlib."""
-        good = [p for p in self.points if not p.failed]
-        sign = -1 if self.measure == "error" else 1
-        spots = [plots.Spot(p.method, p.kept["macs"], sign * p.worth(self.measure), p.best) for p in good]
-        return plots.curve(spots, self.measure, self.model)
+        of, good = self.measure, [p for p in self.points if not p.failed]
+        spots = [plots.Spot(p.method, p.kept["macs"], of.signed(of.worth(p)), p.best) for p in good]
+        return plots.curve(spots, of.name, self.model)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with stable keys."""
         points = [asdict(p) | {"name": p.name} for p in self.points]
         made = {"recover": self.recover, "data": self.data, "seed": self.seed}
-        return {"model": self.model, "measure": self.measure, "original": self.original} | made | {"points": points}
+        of = self.measure
+        metric = {"name": of.name, "higher": of.higher, "rate": of.rate} if of.key == "metric" else None
+        told = {"model": self.model, "measure": of.key, "metric": metric, "original": self.original}
+        return told | made | {"points": points}
 
 
-def common_measure(points: Sequence[Point]) -> str:
+def common_measure(points: Sequence[Point], metric: Measure) -> Measure:
     """What all the points that did not fail have: the metric, else the agreement, else the error."""
     valid = [p for p in points if not p.failed]
     if all(p.metric is not None for p in valid):
-        return "metric"
-    return "agreement" if all(p.agreement is not None for p in valid) else "error"
+        return metric
+    return AGREEMENT if all(p.agreement is not None for p in valid) else ERROR
 
 
-def marked(points: Sequence[Point], measure: str) -> Iterator[Point]:
+def marked(points: Sequence[Point], measure: Measure) -> Iterator[Point]:
     """The points, those marked as `best` that no other one dominates; of equal ones the first."""
     valid = [p for p in points if not p.failed]
     for i, p in enumerate(points):
         better = (
             q is not p
             and q.kept["macs"] <= p.kept["macs"]
-            and q.worth(measure) >= p.worth(measure)
-            and (q.kept["macs"] < p.kept["macs"] or q.worth(measure) > p.worth(measure) or points.index(q) < i)
+            and measure.worth(q) >= measure.worth(p)
+            and (q.kept["macs"] < p.kept["macs"] or measure.worth(q) > measure.worth(p) or points.index(q) < i)
             for q in valid
         )
         yield replace(p, best=not p.failed and not any(better))

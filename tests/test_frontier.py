@@ -20,7 +20,7 @@ from onnxprune.criteria.activations import RefitErrors
 from onnxprune.errors import Exit, PlanError, TargetError, UsageError
 from onnxprune.frontier import SearchOptions
 from onnxprune.plan import as_json
-from onnxprune.points import Point, marked
+from onnxprune.points import AGREEMENT, Point, marked, measure_of, of_metric
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MODEL, CALIB, TEST = (str(FIXTURES / n) for n in ("resnet_bn_legacy.onnx", "digits_calib.npz", "digits_test.npz"))
@@ -47,7 +47,10 @@ def point(macs, metric, name="a"):
 def test_dominance():
     """A candidate is best unless another one keeps no more and is worth no less; of equal ones the first is."""
     points = [point(0.2, 0.5), point(0.3, 0.5), point(0.3, 0.8), point(0.5, 0.7), point(0.3, 0.8, "b"), point(0.9, 0.9)]
-    assert [p.best for p in marked(points, "metric")] == [True, False, True, False, False, True]
+    accuracy = of_metric("accuracy", higher=True, rate=True)
+    assert [p.best for p in marked(points, accuracy)] == [True, False, True, False, False, True]
+    loss = of_metric("log_loss", higher=False, rate=False)
+    assert [p.best for p in marked(points, loss)] == [True, False, False, False, False, False]
 
 
 def test_points_tell_what_a_compression_gives(alone):
@@ -61,15 +64,38 @@ def test_points_tell_what_a_compression_gives(alone):
     assert alone.original == checked.metric.original
     assert found.kept["macs"] == result.report.compressed.macs / result.report.original.macs
     assert found.plan["keep"] == {n: {str(a): i for a, i in x.items()} for n, x in result.plan.keep.items()}
-    assert alone.measure == "metric"
+    assert (alone.measure.key, alone.measure.name) == ("metric", "accuracy")
 
 
 def test_agreement_without_labels():
     """Without --val, candidates are compared by the original's answers on held-out inputs; without scores, by error."""
     found = onnxprune.search(MODEL, flops=[0.5], methods=["cluster"], data=CALIB, calibration_size=64)
-    assert found.measure == "agreement"
+    assert found.measure == AGREEMENT
     assert 0 < found.points[0].agreement <= 1
     assert found.original is None
+
+
+def test_a_metric_where_less_is_better(alone):
+    """Candidates are compared by the metric that is named, its direction included."""
+    found = onnxprune.search(MODEL, **TWO, **OPTIONS, metric="log_loss")
+    assert (found.measure.name, found.measure.higher, found.measure.rate) == ("log_loss", False, False)
+    assert measure_of(found.as_dict()) == found.measure
+    losses = [p.metric for p in found.points]
+    options = {k: v for k, v in OPTIONS.items() if k != "val"}
+    model = onnxprune.compress(MODEL, flops=0.6, method="cluster", **options).model
+    assert losses[1] == onnxprune.validate(MODEL, model, data=TEST, metric="log_loss").metric.candidate
+    assert losses != [p.metric for p in alone.points]
+    small, large = ([p for p in found.points if p.flops == f] for f in TWO["flops"])
+    assert [p.best for p in small] == [p.metric == min(x.metric for x in small) for p in small]
+    assert found.original < min(p.metric for p in large)
+
+
+def test_a_metric_needs_labels():
+    """A metric without --val, and one that is not known, are told before any work."""
+    with pytest.raises(UsageError, match="give --val"):
+        onnxprune.search("none.onnx", flops=0.5, metric="f1", data=CALIB)
+    with pytest.raises(UsageError, match="--metric 'log_los' is not known; did you mean 'log_loss'"):
+        onnxprune.search("none.onnx", flops=0.5, metric="log_los", val=TEST)
 
 
 @pytest.mark.parametrize("jobs", [2, 3])
@@ -169,8 +195,8 @@ def test_other_contents_are_other_data(tmp_path):
 def test_one_measure_for_all():
     """Candidates are compared by a number that all of them have, the one that is not cut included."""
     found = onnxprune.search(MODEL, flops=[0.5, 1.0], methods="cluster", data=TEST, recover="least-squares")
-    assert found.measure == "agreement"
-    assert [p.worth(found.measure) for p in found.points] == [found.points[0].agreement, 1.0]
+    assert found.measure == AGREEMENT
+    assert [AGREEMENT.worth(p) for p in found.points] == [found.points[0].agreement, 1.0]
 
 
 def test_an_optimiser_goes_on(tmp_path, monkeypatch):

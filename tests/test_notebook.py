@@ -10,7 +10,7 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import UsageError
-from onnxprune.points import Frontier, Point
+from onnxprune.points import AGREEMENT, ERROR, Frontier, Point
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MODEL = FIXTURES / "vgg_legacy.onnx"
@@ -34,9 +34,9 @@ def without_matplotlib(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refusing)
 
 
-def frontier(measure="agreement"):
+def frontier(measure=AGREEMENT):
     """A search of two methods."""
-    error = 0.1 if measure == "error" else None
+    error = 0.1 if measure is ERROR else None
     points = [
         Point(m, f, {"macs": f}, None if error else 1 - f, error, None, None, 1.0, None, best=m == "l1")
         for m in ("l1", "l2")
@@ -81,7 +81,7 @@ def test_widths_as_a_figure(result):
     assert [label.get_text() for label in axes.get_xticklabels()] == [x.node[-30:] for x in layers]
 
 
-@pytest.mark.parametrize(("measure", "values"), [("agreement", [0.8, 0.5]), ("error", [0.1, 0.1])])
+@pytest.mark.parametrize(("measure", "values"), [(AGREEMENT, [0.8, 0.5]), (ERROR, [0.1, 0.1])])
 def test_a_search_as_a_figure(measure, values):
     """The figure has a line per method, in percent of the MACs; failures are left out, errors are positive."""
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'onnxprune[plot]'")
@@ -90,7 +90,7 @@ def test_a_search_as_a_figure(measure, values):
     assert [line.get_label() for line in lines] == ["l1", "l2"]
     assert list(lines[0].get_xdata()) == [20.0, 50.0]
     assert list(lines[0].get_ydata()) == pytest.approx(values)
-    assert axes.get_ylabel() == measure
+    assert axes.get_ylabel() == measure.name
 
 
 def test_figures_draw(result, tmp_path):

@@ -61,7 +61,7 @@ def compressed(task: dict[str, Any]) -> dict[str, Any]:
     if options.pop("inner", False):
         options["keep"] = stream_biases(onnx.load(task["model"]))
     if task["images"]:
-        options |= {"data": Path(task["data"]), "calibration_size": task["images"]}
+        options |= {"data": calibration(task), "calibration_size": task["images"]}
     start = time.perf_counter()
     result = onnxprune.compress(task["model"], flops=task["keep"], align=task["align"], seed=task["seed"], **options)
     total = time.perf_counter() - start
@@ -79,6 +79,22 @@ def compressed(task: dict[str, Any]) -> dict[str, Any]:
         "recovery": recovery(report),
     }
     return found | (score(task) if task["test"] else {})
+
+
+def calibration(task: dict[str, Any]) -> Any:
+    """The calibration inputs: the file, or its array where a network calls its input otherwise."""
+    import numpy as np
+    import onnx
+
+    name = onnx.load(task["model"]).graph.input[0].name
+    held = np.load(task["data"])
+    return Path(task["data"]) if name in held else {name: inputs(held, name)}
+
+
+def inputs(held: Any, name: str) -> Any:
+    """The array of an archive that a network's input reads: the one of this name, or the only one beside the labels."""
+    (found,) = [name] if name in held else set(held) - {"labels"}
+    return held[found]
 
 
 def recovery(report: Any) -> dict[str, Any]:
@@ -115,7 +131,8 @@ def predictions(path: str, test: Any, threads: int) -> Any:
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    batches = np.array_split(test[name], -(-len(test[name]) // BATCH))
+    images = inputs(test, name)
+    batches = np.array_split(images, -(-len(images) // BATCH))
     return np.concatenate([session.run(None, {name: x})[0].argmax(-1) for x in batches])
 
 

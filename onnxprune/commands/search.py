@@ -21,6 +21,7 @@ _search = o.panel("Search")
 Targets = Annotated[str, _search("F,F,...", "Fractions of the FLOPs to keep, e.g. 0.2,0.35,0.5,0.75.", "--flops")]
 Methods = Annotated[list[str] | None, _search("NAME", "A method to try, as in compress; may be repeated.", "--method")]
 Val = Annotated[str | None, _search("SOURCE", "Inputs, best with labels, that candidates are compared on.")]
+Metric = Annotated[str | None, _search("NAME", "What is measured on the labels of --val, as in validate.")]
 Jobs = Annotated[int, _search("N", "Candidates at a time.")]
 Backend = Annotated[str, _search("NAME", "What runs them: loky (processes), dask, ray.")]
 Scheduler = Annotated[str | None, _search("ADDRESS", "Of the dask or ray cluster.")]
@@ -33,22 +34,20 @@ Folder = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(o.Inputs):
-    """All options of `search`."""
+class Trials:
+    """What is tried, and what it is compared by."""
 
     flops: Targets
     method: Methods = None
     val: Val = None
+    metric: Metric = None
     recover: o.Recover = "auto"
-    allocate: o.Allocate = None
-    max_rate: o.MaxRate = None
-    proxy: o.Proxy = None
-    optimiser: o.Optimiser = None
-    budget: o.Candidates = None
-    min_keep: o.MinKeep = 0.1
-    align: o.Align = "auto"
-    keep: o.Keep = None
-    inexact: o.Inexact = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(o.Shares, Trials, o.Inputs):
+    """All options of `search`."""
+
     jobs: Jobs = 1
     backend: Backend = "loky"
     scheduler: Scheduler = None
@@ -61,11 +60,9 @@ class Search(o.Inputs):
 
     def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of `onnxprune.search`."""
-        compressing = ("recover", "allocate", "proxy", "optimiser", "budget", "min_keep", "inexact")
-        given = {name: getattr(self, name) for name in (*compressing, "val", "jobs", "backend", "scheduler")}
-        lists = {"flops": fractions(self.flops), "methods": self.method or (), "keep": self.keep or ()}
-        lists |= {"max_rate": self.max_rate or ()}
-        return self.inputs() | given | lists | {"align": o.alignment(self.align)}
+        names = ("val", "metric", "recover", "jobs", "backend", "scheduler")
+        lists = {"flops": fractions(self.flops), "methods": self.method or ()}
+        return self.inputs() | self.shares() | {name: getattr(self, name) for name in names} | lists
 
 
 def fractions(text: str) -> list[float]:

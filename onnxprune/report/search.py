@@ -9,32 +9,28 @@ from typing import Any, NamedTuple
 from rich.console import Group, RenderableType
 
 from onnxprune.drawing import Axis, Mark, Series, plot
-from onnxprune.points import Frontier, Point
+from onnxprune.points import Frontier, Measure, Point
 from onnxprune.report.layout import new_table, percent
 
-WORDS = {
-    "metric": "accuracy on labelled inputs",
-    "agreement": "share of inputs with the original's answer",
-    "error": "relative error of the outputs",
-}
-_ABOUT = 0.01  # a point
+_ABOUT = 0.01  # a percentage point, or a hundredth
 
 
 def frontier(found: Frontier, model: Path, folder: Path) -> RenderableType:
     """All candidates by MACs, those that nobody beats marked."""
-    rows = new_table(("", "<"), ("method", "<"), ("MACs", ">"), ("size", ">"), (found.measure, ">"), ("seconds", ">"))
-    good = sorted((p for p in found.points if not p.failed), key=lambda p: (p.kept["macs"], -p.worth(found.measure)))
+    of = found.measure
+    rows = new_table(("", "<"), ("method", "<"), ("MACs", ">"), ("size", ">"), (of.name, ">"), ("seconds", ">"))
+    good = sorted((p for p in found.points if not p.failed), key=lambda p: (p.kept["macs"], -of.worth(p)))
     for p in good:
         kept = [percent(p.kept[k]) for k in ("macs", "bytes")]
-        rows.add_row("*" if p.best else "", p.method or "default", *kept, shown(found, p), f"{p.seconds:.0f}")
+        rows.add_row("*" if p.best else "", p.method or "default", *kept, of.shown(of.worth(p)), f"{p.seconds:.0f}")
     failed = [f"failed: {p.method or 'default'} at {p.flops:g}: {p.failed}" for p in found.points if p.failed]
-    original = "" if found.original is None else f"; the original: {percent(found.original)}"
+    original = "" if found.original is None else f"; the original: {of.shown(of.signed(found.original))}"
     best = _smallest(found).name
     data = f" --data {found.data}" if found.data else ""
     recover = "" if found.recover == "none" else f" --recover {found.recover}{data}"
     recover += f" --seed {found.seed}" if found.seed else ""
     return Group(
-        f"{model}: {WORDS[found.measure]}{original}. * nobody keeps fewer MACs and is worth as much.",
+        f"{model}: {of.words}{original}. * nobody keeps fewer MACs and is worth as much.",
         rows,
         *failed,
         f"{folder} has curve.svg, search.json and the plans.",
@@ -44,20 +40,15 @@ def frontier(found: Frontier, model: Path, folder: Path) -> RenderableType:
 
 def _smallest(found: Frontier) -> Point:
     """The smallest candidate that is worth about as much as the best one."""
-    most = max(p.worth(found.measure) for p in found.best)
-    return next(p for p in found.best if p.worth(found.measure) >= most - _ABOUT)
-
-
-def shown(found: Frontier, point: Point) -> str:
-    """What a candidate is worth, in the units of the search."""
-    worth = point.worth(found.measure)
-    return f"{-worth:.3g}" if found.measure == "error" else percent(worth)
+    worth = [found.measure.worth(p) for p in found.best]
+    about = _ABOUT if found.measure.rate else _ABOUT * abs(max(worth))
+    return next(p for p, w in zip(found.best, worth, strict=True) if w >= max(worth) - about)
 
 
 def curve(found: Frontier) -> str:
     """The candidates as an SVG file: share of the MACs across, worth upwards, a line per method."""
-    points = [Spot(p.method, p.kept["macs"], p.worth(found.measure), p.best) for p in found.points if not p.failed]
-    return plotted(found.measure, points, alone=True)
+    of, good = found.measure, [p for p in found.points if not p.failed]
+    return plotted(of, [Spot(p.method, p.kept["macs"], of.worth(p), p.best) for p in good], alone=True)
 
 
 class Spot(NamedTuple):
@@ -70,14 +61,13 @@ class Spot(NamedTuple):
     chosen: bool = False
 
 
-def plotted(measure: str, spots: Sequence[Spot], *, alone: bool = False) -> str:
+def plotted(measure: Measure, spots: Sequence[Spot], *, alone: bool = False) -> str:
     """The curve of some candidates, at least one; alone: as a file of its own."""
     series = [_line(m or "default", [s for s in spots if s.method == m]) for m in methods(spots)]
     across = Axis(
         "multiply-accumulates that are kept", 0.0, max(1.0, *(s.macs for s in spots)), lambda v: f"{100 * v:.0f} %"
     )
-    negated = measure == "error"
-    up = Axis.around(WORDS[measure], [s.worth for s in spots], lambda v: f"{-v:.3g}" if negated else f"{100 * v:.3g} %")
+    up = Axis.around(measure.words, [s.worth for s in spots], measure.tick)
     return plot(series, across, up, alone=alone)
 
 
