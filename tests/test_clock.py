@@ -190,7 +190,7 @@ COMMANDS = {
     ),
     "int8": (
         ("bench", SMALL, "--int8", "--seconds", "1", "--precision", "50%", "--no-memory", *DIGITS),
-        ("batch 1 of 64", "batch 64 of 64", "comparing: batch 1 of"),
+        ("quantizing: batch 1 of 64", "quantizing: batch 64 of 64", "comparing: batch 1 of"),
     ),
     "validate": (
         ("validate", SMALL, SMALL, "--data", TEST),

@@ -222,11 +222,11 @@ def _quantized(protos: Mapping[str, ModelProto], given: Given) -> dict[str, Mode
     if given.data is None:
         raise UsageError("--int8 needs --data: inputs like those of use, on which the ranges are measured")
     made = {}
-    for name, proto in Progress("quantizing: model", len(protos)).over(protos.items()):
-        _LOG.info("%s", name)
+    for name, proto in Progress("model", len(protos)).over(protos.items()):
+        _LOG.info("quantizing %s", name)
         data = open_data(given.data, input_specs(proto), preprocess=given.preprocess)
         batches = data.batches(_CALIBRATION_BATCH, limit=given.calibration_size, seed=given.seed)
-        told = Progress("batch", data.number(_CALIBRATION_BATCH, given.calibration_size))
+        told = Progress("quantizing: batch", data.number(_CALIBRATION_BATCH, given.calibration_size))
         made[name] = quantize(proto, (b.inputs for b in told.over(batches)))
     return made
 
