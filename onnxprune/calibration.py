@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from onnxprune.analysis import Analysis
+from onnxprune.clock import Progress
 from onnxprune.cost import CostModel
 from onnxprune.data import Data, Preprocess, fitting, open_data
 from onnxprune.errors import DataError
@@ -113,7 +114,8 @@ def _kept(batch: Feeds, store: Store) -> Feeds:
 
 def _read(data: Data, size: int, batch: int, seed: int, store: Store) -> tuple[list[Feeds], Array | None]:
     batches, labels = list[Feeds](), list[Array]()
-    for found in data.batches(batch, limit=size, seed=seed):
+    read = data.batches(batch, limit=size, seed=seed)
+    for found in Progress("reading inputs: batch", data.number(batch, size)).over(read):
         batches.append(_kept(found.inputs, store))
         labels += [] if found.labels is None else [found.labels]
     count = sum(map(samples, batches))

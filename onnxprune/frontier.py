@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from onnxprune import __version__, errors, files
 from onnxprune.api import Result, Source, compressed
 from onnxprune.api import read as read_source
+from onnxprune.clock import Progress
 from onnxprune.errors import OnnxpruneError, PlanError, UsageError
 from onnxprune.plan import as_json
 from onnxprune.points import Candidate, Frontier, Measure, Point, common_measure, marked, of_metric
@@ -68,7 +69,10 @@ class SearchOptions(Choice):
 
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model and the data."""
-        allocations = {self.of(c).allocation for c in self.candidates()}
+        made = [self.of(c) for c in self.candidates()]
+        allocations = {x.allocation for x in made}
+        if not any(x.runs_inputs for x in made):
+            made[0].check_inputs_used()
         for name, owner in _OF_ALLOCATIONS.items():
             if getattr(self, name) is not None and owner not in allocations:
                 raise UsageError(f"--{name} belongs to --allocate {owner}, which no candidate has")
@@ -119,10 +123,15 @@ def _searched(model: Source, options: SearchOptions) -> Frontier:
     todo, journal = options.candidates(), _Journal(model, options)
     done = {c: journal.points[c.name] for c in todo if c.name in journal.points}
     left = [c for c in todo if c not in done]
-    for candidate, point in _finished(model, options, left, Known(values=journal.values, noted=journal.write)):
-        done[candidate] = point
-        journal.add(candidate, point)
-        _LOG.info("candidate %d of %d: %s", len(done), len(todo), candidate.name)
+    known = Known(values=journal.values, noted=journal.write)
+    with Progress("candidate", len(left)) as progress:
+        if left:
+            progress.step()
+        for candidate, point in _finished(model, options, left, known):
+            done[candidate] = point
+            journal.add(candidate, point)
+            if len(done) < len(todo):
+                progress.step()  # with several at a time, so many are not finished
     points = [done[c] for c in todo]
     if all(p.failed for p in points):
         raise getattr(errors, points[0].kind)(f"no candidate succeeded; the first: {points[0].failed}")

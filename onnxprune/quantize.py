@@ -72,13 +72,13 @@ def quantize(model: ModelProto, batches: Iterable[Mapping[str, Array]]) -> Model
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The tools log advice, and failures that are raised anyway, to the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    """The tools log advice, and failures that are raised anyway, to the root logger; ours still tells the progress."""
+    before = logging.root.level
+    logging.root.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.root.setLevel(before)
 
 
 def _tidied(found: ModelProto, model: ModelProto) -> ModelProto:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.allocate import Allocation
+from onnxprune.clock import Progress
 from onnxprune.validation.intervals import Interval
 
 TOLERANCE = 0.03  # of the wanted share, on either side
@@ -90,12 +91,12 @@ def reach(wanted: float, choose: Callable[[float], Allocation], measure: Callabl
     """
     asked, trials, floor = wanted, list[Trial](), False
     known: dict[bytes, Measured] = {}
-    for number in range(_STEPS):
+    for number in Progress("network", _STEPS, most=True).over(range(_STEPS)):
         choice = choose(asked)
         key = choice.kept.tobytes()
         if key not in known:
             known[key] = measure(choice)
-            _LOG.info("network %d takes %.3f of the latency, %.3f wanted", len(known), known[key].ratio.point, wanted)
+            _LOG.info("%.3f of the latency, %.3f wanted", known[key].ratio.point, wanted)
         trials.append(Trial(asked, choice, known[key]))
         floor = asked < choice.smallest and trials[-1].ratio > wanted
         if _close(trials[-1].ratio, wanted) or floor or asked >= 1 or number + 1 == _STEPS:

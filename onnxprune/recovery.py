@@ -16,6 +16,7 @@ from onnxprune import criteria
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.calibration import RATE, Calibration
+from onnxprune.clock import Progress
 from onnxprune.cost import CostModel
 from onnxprune.cut import cut
 from onnxprune.errors import UsageError
@@ -242,8 +243,7 @@ class Study:
             return different[0]
         found, batches = [], self.reference.batches
         takers = partners(self.analysis, method, self.seed) if self.shipped == "merge" else None
-        for number, choice in enumerate(different, 1):
-            _LOG.info("candidate %d of %d", number, len(different))
+        for choice in Progress("repair of candidate", len(different)).over(different):
             smaller = cut(self.analysis, choice.kept)
             network = self.network(choice.kept, smaller, self.shipped, self.new_biases, takers)[0]
             found.append(divergence(self.reference.outputs, outputs(network, batches)))

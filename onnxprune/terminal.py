@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from onnxprune.clock import around
 from onnxprune.errors import Exit, FileError, OnnxpruneError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 _PIPE_CLOSED = 128 + 13  # what a program that is ended by SIGPIPE returns to the shell
+_BESIDE = 8  # columns that the spinner and the dots take, and that stay free
 _NAME = 8  # characters of a name that stay on a line beside the numbers, however narrow the terminal
 _LOG = logging.getLogger("onnxprune")
 
@@ -86,14 +88,19 @@ def warn_made_up(made_up: bool) -> None:
 
 
 class _Stages(logging.Handler):
-    """Shows what the library logs as the text of a spinner."""
+    """Shows what the library logs as the text of a spinner, behind the loops that it is part of; in one line."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(logging.INFO)
         self._status = status
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._status.update(f"{record.getMessage()} ...")
+        from rich.text import Text
+
+        told = ": ".join(dict.fromkeys([*around(), record.getMessage()]))
+        line = Text("".join(c if c.isprintable() else "?" for c in told))
+        line.truncate(max(self._status.console.width - _BESIDE, 1), overflow="ellipsis")
+        self._status.update(line.append(" ..."))
 
 
 @contextmanager
@@ -105,14 +112,16 @@ def progress(quiet: bool) -> Iterator[None]:
     from rich.console import Console
 
     with Console(stderr=True, markup=False).status("loading ...") as status:
-        handler, level = _Stages(status), _LOG.level
+        handler, level, propagate = _Stages(status), _LOG.level, _LOG.propagate
         _LOG.addHandler(handler)
         _LOG.setLevel(logging.INFO)
+        _LOG.propagate = False  # libraries that we call may have given the root logger a handler
         try:
             yield
         finally:
             _LOG.removeHandler(handler)
             _LOG.setLevel(level)
+            _LOG.propagate = propagate
 
 
 # ---- errors -------------------------------------------------------------------------------------------------------

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from onnxprune.api import Result, Source, compressed, read
-from onnxprune.data import open_data
+from onnxprune.clock import Progress
+from onnxprune.data import Data, open_data
 from onnxprune.errors import DataError, TargetError, UsageError
 from onnxprune.graph import Array
 from onnxprune.recovery import Known
@@ -27,6 +28,7 @@ _STEPS = 7  # compressions, beside the last
 _START = 0.5
 _CLOSE = 1.05  # ratio of two targets that are not worth another compression
 _SHARE = 0.4  # of the inputs that calibration takes, at most; halves of the rest choose and tell
+_BATCH = 64
 _FEWEST = 48  # labelled inputs in all
 _SURE = 1.96  # standard errors in half a 95 % interval
 _LOG = logging.getLogger("onnxprune")
@@ -132,8 +134,7 @@ def _bisected(
     """
     best, trials, known = None, list[Trial](), Known()
     low, high, target = 0.0, 1.0, _START
-    for number in range(_STEPS):
-        _LOG.info("compression %d of at most %d: %.1f %% of the FLOPs", number + 1, _STEPS, 100 * target)
+    for _ in Progress("compression", _STEPS, most=True).over(range(_STEPS)):
         trial, result = _tried(model, options, target, calibration, choosing, known)
         trials.append(trial)
         if trial.within:
@@ -185,7 +186,7 @@ def _parts(proto: Any, options: WithinOptions) -> tuple[Part, Part, Part]:
     data = open_data(options.data, input_specs(proto), preprocess=options.preprocess)
     if not data.labelled:
         raise DataError(f"{data.name} has no labels, which --max-drop needs: store them as 'labels' in the .npz")
-    rows = _joined(data.batches(64, seed=options.seed), options.memory / 2)
+    rows = _joined(data, options)
     count = _count(rows)
     if count < _FEWEST:
         raise DataError(f"{data.name} gives {count} labelled inputs; --max-drop needs {_FEWEST}, and many more to tell")
@@ -196,13 +197,14 @@ def _parts(proto: Any, options: WithinOptions) -> tuple[Part, Part, Part]:
     return {n: a for n, a in found[0].items() if n != "labels"}, found[1], found[2]
 
 
-def _joined(batches: Iterator[Any], most: float) -> Part:
+def _joined(data: Data, options: WithinOptions) -> Part:
     """All samples, or the first of them that fit."""
     held, size = list[Part](), 0
-    for batch in batches:
+    for batch in Progress("reading: batch", data.number(_BATCH)).over(data.batches(_BATCH, seed=options.seed)):
+        assert batch.labels is not None
         held.append({**batch.inputs, "labels": batch.labels})
         size += sum(a.nbytes for a in held[-1].values())
-        if size > most:
+        if size > options.memory / 2:
             break
     return {n: np.concatenate([h[n] for h in held]) for n in held[0]}
 

@@ -18,6 +18,7 @@ import onnxprune
 from onnxprune import files, frontier, recovery
 from onnxprune.criteria.activations import RefitErrors
 from onnxprune.errors import Exit, PlanError, TargetError, UsageError
+from onnxprune.frontier import SearchOptions
 from onnxprune.plan import as_json
 from onnxprune.points import AGREEMENT, Point, marked, measure_of, of_metric
 
@@ -403,3 +404,14 @@ def test_nothing_to_compare_by():
     """Without recovery nothing is measured: --val is wanted."""
     with pytest.raises(UsageError, match="give --val"):
         onnxprune.search(MODEL, flops=[0.5], recover="none")
+
+
+def test_data_that_no_candidate_looks_at():
+    """Data, and how to read them, are a usage error where no candidate uses them."""
+    blind = {"flops": [0.5], "methods": "l1", "allocate": "global", "recover": "none", "val": "v.npz"}
+    with pytest.raises(UsageError, match="--data would be ignored, since nothing here looks at inputs"):
+        SearchOptions(**blind, data="d.npz").check()
+    with pytest.raises(UsageError, match="--calibration-size would be ignored"):
+        SearchOptions(**blind, calibration_size=64).check()
+    SearchOptions(**(blind | {"methods": ["l1", "activation"]}), data="d.npz").check()
+    SearchOptions(**(blind | {"recover": "auto"}), data="d.npz").check()

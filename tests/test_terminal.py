@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ import typer
 from rich.text import Text
 
 from onnxprune import errors, terminal
+from onnxprune.clock import Progress
 
 
 class Screen(io.StringIO):
@@ -107,6 +109,51 @@ def test_progress_names_the_stage_on_a_terminal(monkeypatch):
         log.info("couple")
     assert "couple ..." in screen.getvalue()
     assert (log.handlers, log.level) == before
+
+
+def shown(screen):
+    """The different lines that a terminal was shown, without what moves the cursor."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    return list(dict.fromkeys(x.strip()[2:] for x in re.split(r"[\r\n]", plain) if x.strip()))
+
+
+def test_loops_share_one_line(monkeypatch):
+    """A loop inside another is shown behind it, and so are stages; the line fits the terminal and is gone at the end."""
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "60")
+    log = logging.getLogger("onnxprune")
+    with terminal.progress(quiet=False):
+        status = log.handlers[-1]._status
+        status.update = lambda text: (type(status).update(status, text), status._live.refresh())
+        for _ in Progress("candidate", 2).over("ab"):
+            log.info("verify")
+            for _ in Progress("a layer with a long name", 2).over("ab"):
+                pass
+        log.info("node '[bold]\x1b[2J\n'")
+        log.info("long " * 40)
+    lines = shown(screen)
+    assert [line[-5:] for line in lines if line.startswith("long")] == ["… ..."]
+    assert "candidate 1 of 2: verify ..." in lines
+    assert "candidate 2 of 2: a layer with a long name 2 of 2 ..." in lines
+    assert "node '[bold]?[2J?' ..." in lines
+    assert max(map(len, lines)) < 60
+    assert screen.getvalue().endswith("\x1b[2K")
+
+
+def test_handlers_of_other_libraries_stay_silent(monkeypatch):
+    """What is shown as progress does not come out a second time where a library has set up the root logger."""
+    screen, other = Screen(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    handler = logging.StreamHandler(other)
+    logging.root.addHandler(handler)
+    try:
+        with terminal.progress(quiet=False):
+            logging.getLogger("onnxprune").info("couple")
+    finally:
+        logging.root.removeHandler(handler)
+    assert other.getvalue() == ""
+    assert logging.getLogger("onnxprune").propagate
 
 
 @pytest.mark.parametrize(("stream", "quiet"), [(io.StringIO, False), (Screen, True)], ids=["pipe", "quiet"])

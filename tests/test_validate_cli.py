@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import onnx
 import pytest
+import xmlschema
 from commands import done, run
 
 import onnxprune
@@ -23,6 +25,7 @@ from onnxprune.errors import FileError
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "fixtures"
 TEST = FIXTURES / "digits_test.npz"
+SCHEMA = xmlschema.XMLSchema10(Path(__file__).with_name("report") / "junit.xsd")
 GATE = ("validate", "m.onnx", "small.onnx", "--data", TEST)
 IN_ACTIONS = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "summary.md"}
 
@@ -103,6 +106,29 @@ def test_files_are_written_again(folder):
     assert Path("m.md").read_text().count("### m.onnx beside small.onnx") == 1
     assert before == {p: p.read_bytes() for p in before}
     assert {p.name for p in folder.iterdir()} == {"m.onnx", "small.onnx", "j.xml", "m.md", "r.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "outcomes"),
+    [
+        (["--max-drop", "90"], 0, [[]]),
+        (["--max-drop", "1", "--max-size", "1MB"], 1, [["failure"], []]),
+        (["--max-drop", "1", "--metric", "acuracy"], 2, [["error"]]),
+        (["--max-drop", "1", "--data", "labels.npz"], 3, [["error"]]),
+    ],
+    ids=["pass", "fail", "usage", "data"],
+)
+def test_junit_of_every_end(folder, options, code, outcomes):
+    """What the command writes is what the schema allows, also where an error ends it: no older file is left to pass."""
+    np.savez("labels.npz", input=np.load(TEST)["input"], labels=np.full(3, 99))
+    Path("j.xml").write_text("older")
+    result = run(*GATE, *options, "--junit", "j.xml")
+    assert result.exit_code == code, result.output
+    SCHEMA.validate("j.xml")
+    cases = ElementTree.parse("j.xml").getroot().findall("testsuite/testcase")
+    assert [[outcome.tag for outcome in case] for case in cases] == outcomes
+    if code > 1:
+        assert cases[0].find("error").text in result.stderr
 
 
 @pytest.mark.parametrize(

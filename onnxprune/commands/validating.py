@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from onnxprune.commands import record
 from onnxprune.commands.gate_options import Validating
-from onnxprune.errors import FileError, TargetError
+from onnxprune.errors import FileError, OnnxpruneError, TargetError
 from onnxprune.signature import taking
 from onnxprune.terminal import progress, show, show_json
 
@@ -36,7 +37,11 @@ def validate(
         outputs = given.files()
         record.check_free(outputs, (original, candidate), arguments.get("data"))
         _check_summary()
-        found = result.validate(original, candidate, **arguments)
+        try:
+            found = result.validate(original, candidate, **arguments)
+        except OnnxpruneError as error:
+            _write_error(error, original, candidate, arguments.get("data"), given)
+            raise
     from onnxprune.report import validation as told
 
     shown = found.as_dict() | record.made(original, candidate, arguments.get("data"))
@@ -52,17 +57,34 @@ def validate(
         raise TargetError(told.missed(found))
 
 
-def _write_reports(found: Validation, shown: dict[str, Any], given: Validating) -> None:
-    import json
+def _write_error(error: OnnxpruneError, original: Path, candidate: Path, data: Any, given: Validating) -> None:
+    """CI systems show the file of an earlier run unless there is a new one. The error is told in any case."""
+    from onnxprune import files
+    from onnxprune.report import junit
+
+    if given.junit is not None:
+        about = {"original": str(original), "candidate": str(candidate), "data": str(data or "")}
+        with suppress(FileError):
+            files.write_text(given.junit, junit.stopped(error, about, **_where()), force=True)
+
+
+def _where() -> dict[str, Any]:
+    """Time and host, as JUnit XML has them."""
     import socket
     from datetime import UTC, datetime
 
+    return {"time": datetime.now(UTC).replace(tzinfo=None), "host": socket.gethostname()}
+
+
+def _write_reports(found: Validation, shown: dict[str, Any], given: Validating) -> None:
+    import json
+
     from onnxprune import files
+    from onnxprune.report import junit
     from onnxprune.report import validation as told
 
     if given.junit is not None:
-        now = datetime.now(UTC).replace(tzinfo=None)
-        files.write_text(given.junit, told.junit(found, time=now, host=socket.gethostname()), force=True)
+        files.write_text(given.junit, junit.judged(found, **_where()), force=True)
     if given.report is not None and given.report.suffix == ".html":
         record.write_page(shown, given.report)
     elif given.report is not None:

@@ -84,6 +84,14 @@ class Data:
         specs = [f.spec for f in self._fillers.values()]
         return fitting(size, specs), fitting(1, specs) > 1
 
+    def number(self, size: int, limit: int | None = None) -> int | None:
+        """How many batches that gives; None where the samples are not counted."""
+        if self.count is None:
+            return None
+        count = self.count if limit is None else min(limit, self.count)
+        size, whole = self.batching(size)
+        return count // size if whole else -(-count // size)
+
     def _batches(self, size: int, limit: int | None, seed: int | None, whole: bool) -> Iterator[Batch]:
         filled = (self._fill(piece) for piece in self._pieces(size, limit, seed))
         empty = True
@@ -310,9 +318,9 @@ class Reader:
         """Number of batches. Raises TypeError where the samples are not counted."""
         if self._data.count is None:
             raise TypeError(f"{self._data.name} does not know its number of samples")
-        count = self._data.count if self._limit is None else min(self._limit, self._data.count)
-        size, whole = self._data.batching(self._size)
-        return count // size if whole else -(-count // size)
+        found = self._data.number(self._size, self._limit)
+        assert found is not None
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Reader:
         """Onnxruntime copies readers to read them twice; the data are shared, not copied."""

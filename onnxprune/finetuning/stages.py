@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,13 @@ import onnx
 
 from onnxprune import api
 from onnxprune.api import Result, Source
+from onnxprune.clock import Progress
 from onnxprune.errors import UsageError
 from onnxprune.plan import Keep, Plan
 
 if TYPE_CHECKING:
     from onnxprune.report.tuning import TuneReport
 
-_LOG = logging.getLogger("onnxprune")
 _TARGETS = {"flops": "macs", "params": "params", "size": "bytes"}
 
 
@@ -50,9 +49,7 @@ def staged(
         require_torch()
     results, reports = list[Result](), list["TuneReport"]()
     current: Source = model
-    for step in range(1, steps + 1):
-        if steps > 1:
-            _LOG.info("step %d of %d", step, steps)
+    for step in Progress("step", steps).over(range(1, steps + 1)):
         result = api.compress(current, **_share(options, results, step / steps))
         if tuning is not None:
             from onnxprune.finetuning.tune import finetune

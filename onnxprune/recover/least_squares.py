@@ -24,7 +24,7 @@ Reals = NDArray[np.float64]
 RIDGE = 1e-3  # share of the mean diagonal of the Gram matrix; flat from 1e-5 to 1e-2
 CONSTANT = 1e-6  # a variance below this share of the squares is rounding, which is float32's 6e-8 for each of them
 _WORK = 2e11  # multiply-adds that the iteration may cost per layer
-_ROUNDS = 6
+ROUNDS = 6  # of the iteration, at most
 _TOGETHER = 1 << 23  # elements of the systems of columns with masks that are solved at once
 
 
@@ -121,31 +121,34 @@ def fit(
     ridge: float = RIDGE,
     intercept: bool = True,
     mask: Mask | None = None,
+    rounds: int = ROUNDS,
 ) -> Fit:
     """The weight and bias with the least error on `held` of: those given, least squares, and least squares that knows
     that the activation behind is flat outside of [low, high].
 
     weight: [groups, d, out/group]; bias: [out]. intercept: whether the bias may change. mask: like the weight, the
-    elements that are fitted; the others stay. Raises numpy's LinAlgError where the Gram matrix is not positive definite
-    in spite of the ridge, or something is not finite.
+    elements that are fitted; the others stay. rounds: of the iteration that the last one takes, at most. Raises numpy's
+    LinAlgError where the Gram matrix is not positive definite in spite of the ridge, or something is not finite.
     """
     before = error(held, weight, bias, low, high)
     system = _System(train, weight, bias, ridge, intercept, mask)
     best, after = (weight, bias), before
-    for candidate in _candidates(system, train, low, high):
+    for candidate in _candidates(system, train, low, high, rounds):
         found = error(held, *candidate, low, high)
         if found < after:
             best, after = candidate, found
     return Fit(*best, before, after)
 
 
-def _candidates(system: _System, train: Sequence[Sample], low: float, high: float) -> Iterable[tuple[Reals, Reals]]:
+def _candidates(
+    system: _System, train: Sequence[Sample], low: float, high: float, rounds: int
+) -> Iterable[tuple[Reals, Reals]]:
     found = system.solve(lambda s: s.wanted)
     yield found
     if low == -np.inf and high == np.inf:
         return
     size = sum(s.rows.size for s in train) * found[0].shape[2] * 2
-    for _ in range(int(np.clip(_WORK // max(size, 1), 1, _ROUNDS))):
+    for _ in range(int(np.clip(_WORK // max(size, 1), 1, rounds))):
         found = system.solve(partial(_relaxed, found=found, low=low, high=high))
     yield found
 

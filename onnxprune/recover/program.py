@@ -11,6 +11,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune import files, runtime
+from onnxprune.clock import Progress
 from onnxprune.graph import Array, Model, constant, fresh_name, values
 from onnxprune.stored import copy_fields, reads
 
@@ -147,12 +148,19 @@ _HELD = frozenset(
 
 
 def run_through(
-    program: Program, batches: Sequence[Feeds], names: Collection[str], visit: Callable[[int, Feeds], None]
+    program: Program,
+    batches: Sequence[Feeds],
+    names: Collection[str],
+    visit: Callable[[int, Feeds], None],
+    told: str = "batch",
 ) -> None:
-    """Run the whole program on every batch and show `visit` the tensors named and the results of the model."""
+    """Run the whole program on every batch and show `visit` the tensors named and the results of the model.
+
+    told: what the log calls a batch.
+    """
     inner = [n for n in dict.fromkeys([*names, *program.outputs]) if n in program.producer]
     session = runtime.session(program.piece(0, len(program.nodes), batches[0], inner), optimize=True)
-    for i, batch in enumerate(batches):
+    for i, batch in enumerate(Progress(told, len(batches)).over(batches)):
         visit(i, {**batch, **session.run({n: batch[n] for n in session.inputs}, inner)})
 
 

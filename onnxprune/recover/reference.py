@@ -93,7 +93,7 @@ def reference(
             layer.positions.append(at)
             layer.wanted.append(store.keep(targets))
 
-    run_through(program, batches, [x.chain.end for x in layers.values()], visit)
+    run_through(program, batches, [x.chain.end for x in layers.values()], visit, "the original: batch")
     return Reference(program, batches, held, layers, outputs)
 
 

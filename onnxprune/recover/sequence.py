@@ -29,6 +29,7 @@ from onnxprune.runtime import trim
 _EXACT = 1e-9  # error below which there is nothing to repair
 _CONSTANT = "what is wanted does not vary on these inputs"  # only its mean is known, and no share of its variance
 _NOT_FINITE = "what it reads, or what is wanted, is not finite"
+_ROUNDS = 2  # of least squares for layers that are refitted together afterwards: more make no difference there
 _FEW = 2  # positions per unknown below which only the bias is fitted
 Repair = Callable[..., Fit]
 
@@ -93,6 +94,7 @@ def repair(
     found = windows(program, known, reference, memory / 8) if method == "joint" else {}
     found = {s.index: found[s.index] for s in todo if s.index in found}
     planned = affordable(found, work)
+    joined = {s.index for w in planned.values() for s in w.sites}
     view = partial(_view, program, outs, new_biases)
     done, progress = dict[str, LayerRecovery](), Progress("recover: layer", len(todo))
     with (
@@ -103,7 +105,9 @@ def repair(
             progress.step()
             walk.advance(site.index)
             layer = reference.layers[site.layer.y]
-            done[site.layer.node] = made = repair_layer(view(site), walk, reference, layer, method, ridge)
+            rounds = _ROUNDS if site.index in joined else least_squares.ROUNDS
+            made = repair_layer(view(site), walk, reference, layer, method, ridge, rounds=rounds)
+            done[site.layer.node] = made
             if site.index in planned:
                 window, usable = planned[site.index], made.reason not in (_CONSTANT, _NOT_FINITE)
                 _with_window(done, window, together.refit(window, [view(s) for s in window.sites] if usable else []))
@@ -146,10 +150,12 @@ def repair_layer(
     method: str,
     ridge: float = least_squares.RIDGE,
     mask: Mask | None = None,
+    rounds: int = least_squares.ROUNDS,
 ) -> LayerRecovery:
     """Repair one layer of a program that has been walked up to it.
 
-    method: "moments", else least squares; mask: [groups, d, out/group], the elements that are fitted.
+    method: "moments", else least squares; mask: [groups, d, out/group], the elements that are fitted; rounds: as
+    of `least_squares.fit`.
     """
     site = view.site
     samples = each(lambda b: _sample(walk, b, site, layer, view.chosen), range(len(reference.batches)))
@@ -166,7 +172,12 @@ def repair_layer(
         name = "bias"
     fits: Mapping[str, Repair] = {
         "least-squares": partial(
-            least_squares.fit, low=low, high=high, ridge=max(ridge, 1e-2) if single and ridge else ridge, mask=mask
+            least_squares.fit,
+            low=low,
+            high=high,
+            ridge=max(ridge, 1e-2) if single and ridge else ridge,
+            mask=mask,
+            rounds=rounds,
         ),
         "moments": moments.fit,
         "bias": moments.fit_bias,

@@ -80,7 +80,7 @@ def _moments(program: Program, sites: Sequence[Site], reference: Reference) -> d
         each(add, sites)
 
     batches = reference.batches[: reference.train]
-    run_through(program, batches, [s.layer.x for s in sites], visit)
+    run_through(program, batches, [s.layer.x for s in sites], visit, "statistics of the layers' inputs: batch")
     counts = {y: sum(len(p.sample) for p in layer.positions[: len(batches)]) for y, layer in reference.layers.items()}
     return {y: (gram, mean, counts[y]) for y, (gram, mean) in sums.items()}
 

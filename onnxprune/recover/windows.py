@@ -13,9 +13,10 @@ from onnxprune.recover.program import Program
 from onnxprune.recover.reference import Layer, Reference, samples
 
 _MOST = 3  # layers per window: a bottleneck, an inverted residual
-_FEWEST, _POSITIONS, _MOST_INPUTS = 128, 100_000, 400  # inputs and positions of the output that a step looks at
+_FEWEST, _POSITIONS = 128, 100_000  # inputs and positions of the output that a step looks at, if there are so many
 _PART, _PARTS = 64, 24  # inputs at once: at most, and so that their tensors take such a part of the memory
-_EFFORTS = ((6, 1), (4, 1), (3, 1), (2, 1), (2, 2))  # steps, and by what the inputs of each are divided
+# Steps; inputs that each looks at: at most, and what they are divided by then.
+_EFFORTS = ((6, 800, 1), (6, 400, 1), (4, 400, 1), (3, 400, 1), (2, 400, 1), (2, 400, 2))
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def windows(program: Program, sites: Sequence[Site], reference: Reference, memor
             rows = _rows(reference, own[0].layer.x)
             places = [rows * s.layer.places(shapes[s.layer.y]) for s in own]
             macs = ceil(sum(p * s.layer.unknowns * s.layer.channels for p, s in zip(places, own, strict=True)))
-            inputs = min(total, _MOST_INPUTS, max(_FEWEST, ceil(_POSITIONS / places[-1])))
+            inputs = min(total, max(_FEWEST, ceil(_POSITIONS / places[-1])))
             pool = _pool(reference, own, memory)
             names = [own[0].layer.x, *(s.layer.y for s in own)]
             part = int(memory / _PARTS / (4 * rows * sum(prod(shapes[n][1:]) for n in names)))
@@ -79,9 +80,10 @@ def windows(program: Program, sites: Sequence[Site], reference: Reference, memor
 
 def affordable(found: Mapping[int, Window], work: float) -> dict[int, Window]:
     """The windows with as many steps as fit into so many multiply-adds; none where even a few steps are too many."""
-    for steps, divisor in _EFFORTS:
+    for steps, most, divisor in _EFFORTS:
         planned = {
-            i: replace(w, effort=Effort(steps, inputs=ceil(w.effort.inputs / divisor))) for i, w in found.items()
+            i: replace(w, effort=Effort(steps, inputs=ceil(min(w.effort.inputs, most) / divisor)))
+            for i, w in found.items()
         }
         if sum(w.macs * w.effort.passes(w.held) for w in planned.values()) <= work:
             return planned

@@ -1,11 +1,9 @@
-"""What a validation found: a table for the terminal, Markdown, JUnit XML, and annotations of GitHub Actions."""
+"""What a validation found: a table for the terminal, Markdown, and annotations of GitHub Actions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
-from xml.etree import ElementTree
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -32,7 +30,6 @@ AGREEMENT_WORDS = {
 }
 _INTERVALS = "In brackets: 95 % confidence intervals."
 _WORDS = {"pass": "pass", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------------
@@ -221,35 +218,3 @@ def _escaped(value: str, more: str = "") -> str:
     for character in f"%\r\n{more}":
         value = value.replace(character, f"%{ord(character):02X}")
     return value
-
-
-def junit(v: Validation, *, time: datetime, host: str) -> str:
-    """JUnit XML: one suite, one case per goal; what is in doubt fails, or is skipped where doubt may pass.
-
-    time: when it was measured, without a zone; host: where.
-    """
-    failed = [g for g in v.goals if g.verdict == "fail" or (g.verdict == "inconclusive" and v.doubt == "fail")]
-    skipped = [g for g in v.goals if g.verdict == "inconclusive" and v.doubt == "pass"]
-    seconds = f"{sum(v.seconds.values()):.3f}"
-    counts = {"tests": len(v.goals), "failures": len(failed), "errors": 0, "skipped": len(skipped), "time": seconds}
-    stamp = {"timestamp": time.isoformat(timespec="seconds"), "hostname": host, "id": "0", "package": "onnxprune"}
-    root = ElementTree.Element("testsuites")
-    suite = _element(root, "testsuite", {"name": "onnxprune validate", **counts, **stamp})
-    properties = _element(suite, "properties", {})
-    for name, value in (("original", v.original), ("candidate", v.candidate), ("data", v.data or "")):
-        _element(properties, "property", {"name": name, "value": value})
-    for goal in v.goals:
-        case = _element(suite, "testcase", {"name": bound(goal), "classname": "onnxprune.validate", "time": "0"})
-        if goal in failed:
-            _element(case, "failure", {"message": told(goal), "type": goal.verdict}).text = told(goal)
-        elif goal in skipped:
-            _element(case, "skipped", {"message": f"inconclusive: {told(goal)}"})
-    _element(suite, "system-out", {}).text = "\n".join(f"{g.verdict}: {told(g)}" for g in v.goals)
-    _element(suite, "system-err", {})
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
-def _element(parent: ElementTree.Element, tag: str, attributes: dict[str, object]) -> ElementTree.Element:
-    clean = {name: _FORBIDDEN.sub("?", str(value)) for name, value in attributes.items()}
-    return ElementTree.SubElement(parent, tag, clean)

@@ -8,7 +8,6 @@ refit of all layers that read the group.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.analysis import Analysis, Mask
+from onnxprune.clock import Progress
 from onnxprune.criteria.activations import InputStatistics, RefitErrors
 from onnxprune.recover.merge import patterns
 from onnxprune.recovery import Known
@@ -25,7 +25,6 @@ from onnxprune.searching.space import Values
 
 Reals = NDArray[np.float64]
 TOP = 0.5  # share of the filters that the criterion keeps, the largest of each group, that stay in any case
-_LOG = logging.getLogger("onnxprune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +63,22 @@ def evolve(
     """
     known = known or Known()
     kept, told, pattern = start.copy(), list[Evolved](), patterns(analysis)
-    for group in range(1, len(analysis.groups) + 1):
+    groups = range(1, len(analysis.groups) + 1)
+    for group in Progress("optimiser: group", len(groups)).over(groups):
         band = _band(np.flatnonzero((analysis.group == group) & free), start, scores, pattern)
         stays = int(start[band].sum())
         if not 0 < stays < len(band):
             continue
-        _LOG.info("optimiser: group %d of %d", group, len(analysis.groups))
         lost = np.flatnonzero((analysis.group == group) & ~start)
         others = np.setdiff1d(lost, band)
 
         errors = RefitErrors(np.flatnonzero(analysis.group == group), statistics)
+        tried = Progress("candidate", budget, most=True)
 
-        def fitness(masks: Sequence[Mask], band: Any = band, others: Any = others, errors: Any = errors) -> Reals:
-            return np.array([errors(np.concatenate([others, band[~m]])) for m in masks])
+        def fitness(
+            masks: Sequence[Mask], band: Any = band, others: Any = others, errors: Any = errors, tried: Any = tried
+        ) -> Reals:
+            return np.array([errors(np.concatenate([others, band[~m]])) for m in tried.over(masks)])
 
         space, how = Space(np.zeros(len(band), np.int32), start[band]), (optimiser, budget, seed + group)
         values = known.values.setdefault(_digest(how, others, band, space.start), [])

@@ -7,7 +7,7 @@ threshold that meets the budget is found; the pairs are ranked by a proxy of the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
+from onnxprune.clock import Progress
 from onnxprune.criteria.norms import per_group, row_norms
 
 Reals = NDArray[np.float64]
@@ -59,7 +60,7 @@ def pairs(
     gone = distances[~decide(distances).kept]  # distances alone: larger thresholds would exceed the budget
     levels = np.quantile(gone, np.linspace(0, 1, count)) if len(gone) else np.zeros(1)
     found: dict[bytes, Pair] = {}
-    for level in [0.0, *levels[1:].tolist()]:
+    for level in Progress("thresholds:", len(levels)).over([0.0, *levels[1:].tolist()]):
         start = time.perf_counter()
         close = distances <= level if level else np.zeros(len(distances), bool)
         choice = decide(np.where(close, distances / max(level, 1e-30) - 1, norms))
@@ -75,7 +76,7 @@ def relative_norms(analysis: Analysis) -> Reals:
     return per_group(analysis, np.sqrt(row_norms(analysis, 2)))
 
 
-def scored(found: Sequence[Pair], **numbers: Callable[[Mask], float]) -> list[Pair]:
+def scored(found: Iterable[Pair], **numbers: Callable[[Mask], float]) -> list[Pair]:
     """The pairs with what each of these functions of the kept classes gives, and the seconds that it took."""
     result = []
     for pair in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from onnxprune import criteria
 from onnxprune.allocate import Allocation
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.calibration import RATE
+from onnxprune.clock import Progress
 from onnxprune.cost import CostModel
 from onnxprune.criteria import InputStatistics
 from onnxprune.cut import cut
@@ -39,7 +39,6 @@ _LOOKS = 224  # inputs that a look at one candidate costs forward passes of
 _FEWEST = 4  # pairs that are looked at however long it takes
 _SMALL = 3e6  # multiply-adds that a refit error costs at least
 _PASSES = 4  # forward passes over the inputs that one repair costs, about
-_LOG = logging.getLogger("onnxprune")
 Decide = Callable[[Reals, bool], Allocation]
 
 
@@ -99,18 +98,16 @@ def _looked_at(study: Study) -> int:
 
 def _judged(found: list[Pair], study: Study, readers: Sequence[Reader], proxy: str) -> list[Pair]:
     """The pairs with their numbers; the most promising ones repaired, where that is what counts."""
-    _LOG.info("%d pairs of thresholds", len(found))
     quick = Quick(study, readers)
     batches = study.reference.batches
 
     def regions(kept: Mask) -> float:
         return naswot(program(cut(study.analysis, kept)), batches)
 
-    found = scored(found, kl=quick.divergence, naswot=regions)
+    found = scored(Progress("pair", len(found)).over(found), kl=quick.divergence, naswot=regions)
     if proxy == "kl":
         order = sorted(range(len(found)), key=lambda i: (found[i].kl, i))[: _affordable(study)]
-        for number, i in enumerate(order, 1):
-            _LOG.info("pair %d of the best %d, repaired", number, len(order))
+        for i in Progress("repair of the best pairs:", len(order)).over(order):
             [found[i]] = scored([found[i]], repaired=partial(_repaired, study))
     return found
 

@@ -8,6 +8,7 @@ from contextlib import closing
 import numpy as np
 
 from onnxprune.analysis import Mask
+from onnxprune.clock import Progress
 from onnxprune.graph import Array
 from onnxprune.recover.layers import sites
 from onnxprune.recover.program import Program, Store, Walk
@@ -26,7 +27,8 @@ def refit(
     """
     done = list[LayerRecovery]()
     with closing(Walk(network, reference.batches, store)) as walk:
-        for site in sites(network)[0]:
+        found = sites(network)[0]
+        for site in Progress("layer", len(found)).over(found):
             layer, mask = reference.layers.get(site.layer.y), masks.get(site.weight)
             if layer is None or mask is None:
                 continue

@@ -6,7 +6,6 @@ minimises is the change of each layer's outputs on its inputs, as layer-wise pru
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -16,6 +15,7 @@ import numpy as np
 
 from onnxprune.analysis import Mask
 from onnxprune.calibration import RATE
+from onnxprune.clock import Progress
 from onnxprune.criteria import InputStatistics
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph import Array, Model
@@ -36,7 +36,6 @@ from onnxprune.sparse.result import Choice, Masked, TensorSparsity
 Method = Literal["evolve", "magnitude"]
 Scope = Literal["tensor", "global"]
 RECOVER = ("auto", "none", "least-squares")
-_LOG = logging.getLogger("onnxprune")
 _SHARE = 0.5  # of the time that the search of masks may take
 _FEWEST = 3  # candidates: by magnitude, and by the merits of single weights
 _NOISE = 3e-4  # variance as a share of the mean square below which it may be rounding of sums in float32
@@ -116,7 +115,8 @@ def sparsify(model: Model, study: Study | None, settings: Settings) -> Masked:
     both = [plain, tried] if budget else [plain]
     networks = [_network(whole, treated, m) for m in both]
     if settings.recover != "none":
-        for network, kept in zip(networks, both, strict=True):
+        pairs = zip(networks, both, strict=True)
+        for network, kept in Progress("refit of network", len(both)).over(pairs):
             by_name = {w.site.weight: m for w, m in zip(treated, kept, strict=True)}
             refit(network, by_name, study.reference, study.store)
     outputs = [study.outputs(n) for n in networks]
@@ -228,14 +228,16 @@ def _affordable(treated: Sequence[_Weight], plain: Sequence[Mask], settings: Set
 def _evolved(treated: Sequence[_Weight], plain: Sequence[Mask], settings: Settings, budget: int) -> list[Mask]:
     """The masks after the search; by magnitude where the inputs of a layer are not known."""
 
+    progress = Progress("masks: layer", len(treated))
+
     def search(index: int) -> Mask:
+        progress.step()
         weight, kept, pattern = treated[index], plain[index], settings.pattern
         if (error := weight.error) is None:
             return kept
         band = masks.band(weight.matrix, kept) if pattern is None else masks.pattern_band(weight.matrix, pattern)
         return chosen(error, kept, band, settings.optimiser, budget, settings.seed + index)
 
-    _LOG.info("masks of %d layers", len(treated))
     return each(search, range(len(treated)))
 
 

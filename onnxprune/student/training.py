@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from onnxprune import runtime
+from onnxprune.clock import Progress
 from onnxprune.errors import ModelError
 from onnxprune.finetuning import checkpoint
 from onnxprune.finetuning.samples import Arrays, Rows, Samples, Teacher
@@ -23,8 +23,6 @@ from onnxprune.student.loss import Objective
 from onnxprune.student.network import Network
 from onnxprune.student.norms import estimate, normalise
 
-_LOG = logging.getLogger("onnxprune")
-_EVERY = 0.5  # seconds between signs of progress
 _WARM_UP = 0.1  # share of the steps, at most one epoch
 _MOMENTUM = 0.9
 _MEASURED = 8  # batches that show what the layers give
@@ -70,7 +68,7 @@ class Training:
         self.normalised = normalise(network, self._some(0)) if options.norm == "batch" else 0
         self._optimizer = _optimizer(network, options)
         self._course = Course()
-        self._clock, self._told = _Clock(self._course.shares), _Progress()
+        self._clock = _Clock(self._course.shares)
 
     def _some(self, number: int) -> Iterator[dict[str, Tensor]]:
         """Batches of an epoch's view that show what the layers give."""
@@ -90,6 +88,7 @@ class Training:
         course, options = self._course, self.options
         if options.resume:
             self._load()
+        self._told = Progress("step", self._steps * options.epochs, done=self._steps * course.epoch)
         try:
             with _threads():
                 if not course.history:
@@ -120,21 +119,21 @@ class Training:
     def _epoch(self, course: Course) -> None:
         began, number = time.perf_counter(), course.epoch
         view = number % self.options.views
+        told = Progress(f"view {view + 1}: answers of the teacher, batch", self._steps)
         with self._clock("teacher"):
-            answers = self.teacher.know(
-                self.samples, view, self._size, lambda done: self._told.teacher(view, done, len(self.samples.train))
-            )
+            answers = self.teacher.know(self.samples, view, self._size, lambda _: told.step())
         self.network.train()
         order = np.random.default_rng([self.options.seed, 2, number]).permutation(len(self.samples.train))
-        losses = []
+        losses, note = list[float](), ""
         for step in range(self._steps):
+            self._told.step(f" (epoch {number + 1} of {self.options.epochs}{note})")
             places = order[step * self._size : (step + 1) * self._size]
             loss, agreement = self._step(places, view, answers, number * self._steps + step)
             losses.append(loss)
             if not math.isfinite(loss):
                 self._fail(places, view, number, step, loss)
                 return
-            self._told.step(number, step, self, float(np.mean(losses[-50:])), agreement)
+            note = f", loss {np.mean(losses[-50:]):.4g}, agreement {agreement:.1%}"
         if self.normalised:
             with self._clock("statistics"):
                 estimate(self.network, self._some(number))
@@ -311,35 +310,3 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-class _Progress:
-    """Says now and then where the training stands, and how long it will take."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-        self._began: tuple[float, int] | None = None
-
-    def _due(self) -> bool:
-        now = time.monotonic()
-        if now - self._last < _EVERY:
-            return False
-        self._last = now
-        return True
-
-    def teacher(self, view: int, done: int, total: int) -> None:
-        """The teacher answers."""
-        if self._due():
-            _LOG.info(f"view {view + 1}: the teacher answered {done} of {total} samples")
-
-    def step(self, epoch: int, step: int, training: Training, loss: float, agreement: float) -> None:
-        """One step was done."""
-        steps, epochs = training._steps, training.options.epochs
-        at = epoch * steps + step + 1
-        self._began = self._began or (time.monotonic(), at - 1)
-        if self._due():
-            left = (time.monotonic() - self._began[0]) / (at - self._began[1]) * (steps * epochs - at)
-            _LOG.info(
-                f"epoch {epoch + 1} of {epochs}, step {step + 1} of {steps}: loss {loss:.4g}, agreement "
-                f"{agreement:.1%}, {int(left) // 60}:{int(left) % 60:02d} left"
-            )

@@ -9,6 +9,7 @@ from math import ceil, isfinite, prod
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.clock import Progress
 from onnxprune.errors import UsageError
 from onnxprune.graph import Array, Model
 from onnxprune.runtime import input_specs
@@ -79,9 +80,9 @@ def _feeds(made: Sequence[Source], count: int, rng: np.random.Generator, span: R
     """`count` samples of every input, made in chunks so that what is needed in between stays small."""
     arrays = {s.name: np.empty((count, *s.shape), s.dtype) for s in made}
     for source in made:
-        step = max(1, _CHUNK // max(prod(source.shape), 1))
-        for start in range(0, count, step):
-            part = arrays[source.name][start : start + step]
+        starts = range(0, count, max(1, _CHUNK // max(prod(source.shape), 1)))
+        for start in Progress("making inputs: part", len(starts)).over(starts):
+            part = arrays[source.name][start : start + starts.step]
             part[:] = source.fed(source.sample(rng, len(part)), span)
     return arrays
 

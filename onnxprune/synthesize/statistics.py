@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxprune import runtime
+from onnxprune.clock import Progress
 from onnxprune.graph import FLOATS, Array, Model, Node, values
 from onnxprune.synthesize.inputs import Shapes
 
@@ -102,7 +103,8 @@ class Network:
         wanted = [s.tensor for s in self._sites] + ([self._answer] if self._answer else [])
         found: list[list[Moments]] = [[] for _ in self._sites]
         answers: list[NDArray[np.intp]] = []
-        for start in range(0, count, self._batch):
+        starts = range(0, count, self._batch)
+        for start in Progress("looking at made-up inputs: batch", len(starts)).over(starts):
             ran = self._session.run({n: a[start : start + self._batch] for n, a in feeds.items()}, wanted or None)
             for site, parts in zip(self._sites, found, strict=True):
                 parts.append(_moments(ran[site.tensor], site))

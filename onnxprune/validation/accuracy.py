@@ -16,7 +16,7 @@ from onnxprune.graph import Array
 from onnxprune.validation.intervals import Interval
 from onnxprune.validation.metrics import CHANCE, Metric
 from onnxprune.validation.reading import Reading, reading
-from onnxprune.validation.statistics import of_means, of_weights, paired_rates, score_bound
+from onnxprune.validation.statistics import of_means, of_several, paired_rates, score_bound
 
 Reals = NDArray[np.float64]
 Outputs = Mapping[str, Array]
@@ -121,13 +121,16 @@ class Scores:
         def values(weights: Reals | None = None) -> Reals:
             return np.stack([self.metric.of(p, targets, weights) for p in predictions], axis=-1)
 
+        def with_drop(weights: Reals) -> Reals:
+            both = values(weights)
+            return np.stack([both[..., 0], self._drop(both)], axis=-1)
+
         a, b = values()[0]
         self._check(a, b)
-        drop = of_weights(lambda w: self._drop(values(w)), len(targets), self._seed)
+        alone, drop = of_several(with_drop, len(targets), self._seed)
         found = self._told(output, a, b, drop)
         chance = CHANCE.get(self.metric.name) if self.metric.needs != "outputs" else None  # not of a user's function
         if chance is not None:
-            alone = of_weights(lambda w: self.metric.of(predictions[0], targets, w), len(targets), self._seed)
             return replace(found, chance=chance, at_chance=not alone.low > chance)
         if self.metric.needs != "classes":
             return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from onnxprune.clock import Progress
 from onnxprune.data import open_data
 from onnxprune.errors import UsageError
 from onnxprune.files import file_bytes
@@ -194,8 +195,10 @@ def measured(
     kernels = {name: blocked(p) for name, p in protos.items()}
     base = next(iter(kernels.values()))
     accuracy = _accuracy(protos, given) if int8 else {}
-    found = [(h, b, _rounds(protos, inputs[b], h)) for b in batches for h in hows]
-    rows = [row for h, b, times in found for row in _rows(times, protos, inputs[b], h, memory)]
+    ways = [(h, b) for b in batches for h in hows]
+    found = [(h, b, _rounds(protos, inputs[b], h)) for h, b in Progress("measurement", len(ways)).over(ways)]
+    told = Progress("peak memory of model", len(ways) * len(protos))
+    rows = [row for h, b, times in found for row in _rows(times, protos, inputs[b], h, told if memory else None)]
     return Benchmark(
         rows=tuple(rows),
         size={name: file_bytes(p) for name, p in protos.items()},
@@ -219,11 +222,12 @@ def _quantized(protos: Mapping[str, ModelProto], given: Given) -> dict[str, Mode
     if given.data is None:
         raise UsageError("--int8 needs --data: inputs like those of use, on which the ranges are measured")
     made = {}
-    for name, proto in protos.items():
+    for name, proto in Progress("model", len(protos)).over(protos.items()):
         _LOG.info("quantizing %s", name)
         data = open_data(given.data, input_specs(proto), preprocess=given.preprocess)
         batches = data.batches(_CALIBRATION_BATCH, limit=given.calibration_size, seed=given.seed)
-        made[name] = quantize(proto, (b.inputs for b in batches))
+        told = Progress("quantizing: batch", data.number(_CALIBRATION_BATCH, given.calibration_size))
+        made[name] = quantize(proto, (b.inputs for b in told.over(batches)))
     return made
 
 
@@ -240,7 +244,7 @@ def _accuracy(protos: Mapping[str, ModelProto], given: Given) -> dict[str, Valid
     first, *others = protos.items()
     return {
         name: validate(first[1], proto, data=given.data, preprocess=given.preprocess, seed=given.seed)
-        for name, proto in others
+        for name, proto in Progress("outputs of model", len(others)).over(others)
     }
 
 
@@ -297,15 +301,18 @@ def _rows(
     protos: Mapping[str, ModelProto],
     inputs: Mapping[str, Mapping[str, Array]],
     how: How,
-    memory: bool,
+    memory: Progress | None,
 ) -> Iterator[Row]:
-    """Rows of all models with one number of threads and one batch."""
+    """Rows of all models with one number of threads and one batch; with their peak memory, if that has a progress."""
     noise = found.noise
     for i, (name, proto) in enumerate(protos.items()):
         batch = next((len(a) for a in inputs[name].values() if a.ndim), 1)
         timing, speedup = found.timing(i), found.speedup(i) if i else None
         said = verdict(speedup, noise) if speedup else None
-        peak = peak_memory(proto, inputs[name], threads=how.threads, provider=how.provider) if memory else None
+        peak = None
+        if memory is not None:
+            memory.step()
+            peak = peak_memory(proto, inputs[name], threads=how.threads, provider=how.provider)
         throughput = batch / timing.p50
         yield Row(name, how.threads, batch, timing, found.median(i), speedup, noise, said, throughput, peak)
 
@@ -314,7 +321,8 @@ def _layers(
     protos: Mapping[str, ModelProto], inputs: Mapping[str, Mapping[str, Array]], threads: int, provider: str
 ) -> dict[str, tuple[NodeTime, ...]]:
     _LOG.info("profiling")
-    return {n: profiled(p, inputs[n], threads=threads, provider=provider) for n, p in protos.items()}
+    told = Progress("profile of model", len(protos)).over(protos.items())
+    return {n: profiled(p, inputs[n], threads=threads, provider=provider) for n, p in told}
 
 
 def _notes(rows: Sequence[Row], threads: Sequence[int], precision: float, random: bool) -> list[str]:

@@ -8,7 +8,6 @@ floor.
 from __future__ import annotations
 
 import gc
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune.clock import Progress
 from onnxprune.errors import UsageError
 from onnxprune.files import PROTOBUF_LIMIT, read_model, weights_bytes
 from onnxprune.graph import Array
@@ -41,7 +41,6 @@ _WARM_RUNS, _WARM_SECONDS = 5, 0.2
 _SITTINGS, _SHORTEST = 8, 0.05  # new sessions so often, where there is time; least set-up in seconds that counts
 _PLACEMENT = 0.01  # smaller differences come from where memory lies, and count for nothing
 _GROWTH = 1.4  # rounds between two looks at the intervals: looking often makes them too narrow
-_LOG = logging.getLogger("onnxprune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +212,10 @@ def measure(models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How) -> M
         sittings = [first]
         needed = min(_SITTINGS, int(how.cap / 2 / (1.5 * first.rounds)))
         rounds = _rounds(timer, models, feeds, how, sittings)
+        progress = _progress(sum(first.quickest), deadline)
         with _no_collection():
             times = until(
-                rounds,
+                progress.over(rounds),
                 lambda times: len(sittings) >= needed and precise(times, how.precision),
                 deadline,
                 time.perf_counter,
@@ -223,6 +223,13 @@ def measure(models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How) -> M
         return Measured(times, first.first, first.load, how.seed)
 
     return timing(work)
+
+
+def _progress(one: float, deadline: float) -> Progress:
+    """Rounds that take `one` second each: until the deadline, or the minimum of them where that takes longer."""
+    if one * MIN_ROUNDS > deadline - time.perf_counter():
+        return Progress("latency: round", MIN_ROUNDS)
+    return Progress("latency: round", deadline=deadline)
 
 
 def check_cap(models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How) -> None:
@@ -254,11 +261,8 @@ class _Sitting:
 def _first(timer: Timer, models: Sequence[ModelProto], feeds: Sequence[Feeds], how: How, deadline: float) -> _Sitting:
     """The first sitting, which shows whether the time cap has room for the minimum of rounds."""
     found = _sitting(timer, models, feeds, how, np.random.default_rng(how.seed), _WARM_SECONDS)
-    one, left = sum(found.quickest), deadline - time.perf_counter()
     if how.seconds is not None:
-        _check_cap(one, left, how)
-    elif one * MIN_ROUNDS > left:
-        _LOG.info("measuring: %d rounds of %.3g s", MIN_ROUNDS, one)
+        _check_cap(sum(found.quickest), deadline - time.perf_counter(), how)
     return found
 
 

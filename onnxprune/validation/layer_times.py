@@ -23,6 +23,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune import files
 from onnxprune.analysis import Analysis, Labels, Layer
+from onnxprune.clock import Progress
 from onnxprune.cost import Duration
 from onnxprune.errors import FileError
 from onnxprune.graph import Array, Node, dtype_of, shape_of
@@ -126,8 +127,7 @@ def _table(convs: Mapping[str, Conv], layers: Mapping[str, Layer], timer: Timer 
     path = _cache()
     known = _read(path) if timer is None else {}
     count, grids = sum(map(len, known.values())), dict[Conv, _Grid]()
-    for number, (conv, (inputs, outputs)) in enumerate(most.items(), 1):
-        _LOG.info("times of layers: %d of %d", number, len(most))
+    for conv, (inputs, outputs) in Progress("times of layers:", len(most)).over(most.items()):
         reads = np.unique([*(w for w in _NARROW if w < min(inputs, block_size())), *widths(inputs)])
         grids[conv] = _timed(conv, reads, widths(outputs), timer or alone, known.setdefault(conv.key, {}))
     if timer is None and sum(map(len, known.values())) > count:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.clock import Progress
 from onnxprune.data import Data
 from onnxprune.data.columns import describe
 from onnxprune.errors import DataError, ModelError, OnnxpruneError, UnsupportedError, UsageError
@@ -142,7 +143,7 @@ def compare(
     names: list[str] | None = None
     feeds: Mapping[str, Array] = {}
     seen = 0
-    for batch in data.batches(BATCH, limit=samples):
+    for batch in Progress("comparing: batch", data.number(BATCH, samples)).over(data.batches(BATCH, limit=samples)):
         a, b = (r(batch.inputs, names, seen) for r in run)
         if names is None:
             feeds, names = batch.part(0, data.batching(1)[0]).inputs, _rows(a, len(batch), notes)

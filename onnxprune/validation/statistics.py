@@ -77,11 +77,19 @@ def of_weights(value: Callable[[Reals], Reals], n: int, seed: int = 0) -> Interv
     value: gives the result [b] for weights [b, n], how often each sample counts; NaN where it is not defined, which
     does not count unless it is so for half of the resamples (then the bounds are NaN).
     """
+    return of_several(lambda weights: value(weights)[:, None], n, seed)[0]
+
+
+def of_several(value: Callable[[Reals], Reals], n: int, seed: int = 0) -> list[Interval]:
+    """Several functions of the same weighted samples, each as in `of_weights`; value: gives [b, functions]."""
     rng = np.random.default_rng(seed)
-    point = float(value(np.ones((1, n)))[0])
+    points = value(np.ones((1, n)))[0]
     step = max(1, _AT_ONCE // n)
     parts = [value(_drawn(rng, min(step, _FEW - start), n)) for start in range(0, _FEW, step)]
-    found = np.concatenate(parts)
+    return [_of_resamples(float(p), found, n) for p, found in zip(points, np.concatenate(parts).T, strict=True)]
+
+
+def _of_resamples(point: float, found: Reals, n: int) -> Interval:
     found = found[np.isfinite(found)]
     half = float(stdtrit(n - 1, 1 - _TAIL) * found.std(ddof=1)) if len(found) > _FEW // 2 else float("nan")
     return Interval(point, point - half, point + half)

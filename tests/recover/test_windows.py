@@ -172,6 +172,18 @@ def test_work_shortens_the_fit_and_ends_it():
     assert efforts(step) == set()
 
 
+def test_a_step_looks_at_800_inputs_if_it_may():
+    """With work for it, a step looks at up to 800 inputs, with less at 400 before there are fewer steps."""
+    found = found_in(CASES["five in a row"][0], samples=450)  # two batches of them to fit
+    passes = 6 * (6 * 800 + 450) + 2 * 2 * 256
+    work = 64 * 9 * 6 * passes
+
+    def efforts(work):
+        return {(w.effort.count, w.effort.inputs) for w in affordable(found, work).values()}
+
+    assert (efforts(work), efforts(work - 1)) == ({(6, 800)}, {(6, 400)})
+
+
 @pytest.mark.parametrize(("batches", "pool"), [(2, 2), (1, 1), (0, 0)])
 def test_memory_limits_the_inputs(batches, pool):
     """A window sees as many batches as fit: its input and twice its output, 3 channels of 8 x 8 each."""

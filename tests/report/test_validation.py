@@ -1,14 +1,10 @@
-"""What a validation found, as text, Markdown, JUnit XML and workflow commands."""
+"""What a validation found, as text, Markdown and workflow commands."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from datetime import datetime
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
-import pytest
 from rich.console import Console
 
 from onnxprune.report import validation as report
@@ -47,77 +43,6 @@ FOUND = Validation(
     seconds={"compare": 1.5},
 )
 DOUBT = replace(FOUND, goals=(FOUND.goals[0], FOUND.goals[2]), doubt="pass", verdict="pass")
-CHILDREN = {  # what the usual schemas of JUnit XML allow, in this order
-    "testsuites": ["testsuite"],
-    "testsuite": ["properties", "testcase", "system-out", "system-err"],
-    "properties": ["property"],
-    "testcase": ["error", "failure", "skipped"],
-}
-NEEDED = {
-    "testsuite": {"name", "tests", "failures", "errors", "time", "timestamp", "hostname", "id", "package"},
-    "testcase": {"name", "classname", "time"},
-    "failure": {"type", "message"},
-    "property": {"name", "value"},
-}
-ALLOWED = {"testsuite": {"skipped"}, "skipped": {"message"}}
-
-
-def assert_valid(element):
-    """Names, order and attributes of elements are those of the schema, and counts are what they count."""
-    known = CHILDREN.get(element.tag, [])
-    tags = [child.tag for child in element]
-    assert set(tags) <= set(known)
-    assert tags == sorted(tags, key=known.index)
-    needed = NEEDED.get(element.tag, set())
-    assert needed <= set(element.attrib) <= needed | ALLOWED.get(element.tag, set())
-    if element.tag == "testsuite":
-        counts = {
-            name: len(element.findall(f"testcase/{tag}"))
-            for name, tag in (("failures", "failure"), ("skipped", "skipped"))
-        }
-        counts |= {"tests": len(element.findall("testcase")), "errors": 0}
-        assert {name: int(element.get(name)) for name in counts} == counts
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", element.get("timestamp"))
-        float(element.get("time"))
-    for child in element:
-        assert_valid(child)
-
-
-def junit(found):
-    """The XML, read again."""
-    return ElementTree.fromstring(report.junit(found, time=datetime(2026, 1, 2, 3, 4, 5), host="h"))
-
-
-@pytest.mark.parametrize("found", [FOUND, DOUBT, replace(FOUND, goals=(), verdict=None)], ids=["fail", "doubt", "none"])
-def test_junit_is_valid(found):
-    """JUnit XML is what its schemas say, with one case per goal."""
-    root = junit(found)
-    assert_valid(root)
-    assert len(root.findall("testsuite/testcase")) == len(found.goals)
-
-
-def test_junit_verdicts():
-    """What is in doubt fails, or is skipped where doubt may pass; characters that XML cannot hold are replaced."""
-    cases = junit(FOUND).findall("testsuite/testcase")
-    assert [[c.tag for c in case] for case in cases] == [[], ["failure"], ["failure"]]
-    assert [case[0].get("type") for case in cases[1:]] == ["fail", "inconclusive"]
-    assert "the goal is at least 2.00x" in cases[1][0].get("message")
-    assert [[c.tag for c in case] for case in junit(DOUBT).findall("testsuite/testcase")] == [[], ["skipped"]]
-    assert "a?<&>" in [p.get("value") for p in junit(replace(FOUND, original="a\x00<&>")).iter("property")]
-
-
-def test_the_schema_is_checked():
-    """The check of the tests itself sees a case too many, a wrong order and a missing attribute."""
-    for change in (
-        lambda s: s.append(s.find("testcase")),
-        lambda s: s.remove(s.find("testcase")),
-        lambda s: s.attrib.pop("hostname"),
-        lambda s: s.set("colour", "red"),
-    ):
-        root = junit(FOUND)
-        change(root.find("testsuite"))
-        with pytest.raises(AssertionError):
-            assert_valid(root)
 
 
 def test_markdown():

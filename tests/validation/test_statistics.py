@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from onnxprune.validation.statistics import Z, of_means, of_weights, paired_rates, rate, score_bound
+from onnxprune.validation.statistics import Z, of_means, of_several, of_weights, paired_rates, rate, score_bound
 
 
 def covers(intervals, truth):
@@ -135,3 +135,16 @@ def test_undefined_resamples_do_not_count():
     )
     assert np.isnan(most.low)
     assert most.point == x.sum()
+
+
+def test_several_functions_of_the_same_resamples():
+    """Each of several functions has the interval that it has alone; one that is not defined spoils only its own."""
+    x = np.random.default_rng(0).standard_normal((2, 50))
+
+    def mean(row):
+        return lambda weights: weights @ row / weights.sum(1)
+
+    alone = [of_weights(mean(row), 50, seed=3) for row in x]
+    both = of_several(lambda w: np.stack([mean(x[0])(w), mean(x[1])(w), np.full(len(w), np.nan)], 1), 50, seed=3)
+    assert both[:2] == alone
+    assert np.isnan([both[2].low, both[2].high]).all()
