@@ -33,10 +33,12 @@ from onnxprune.validation.latency import (
     verdict,
 )
 
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "models"  # beside the repository
 REAL = [
-    Path("fixtures/vgg_dynamo.onnx"),
-    Path("fixtures/cifar10/cifar10_densenet.onnx"),
-    *(Path("/work/shared/models") / f"mlperf_{n}.onnx" for n in ("kws", "vww96")),
+    ROOT / "fixtures" / "vgg_dynamo.onnx",
+    ROOT / "fixtures" / "cifar10" / "cifar10_densenet.onnx",
+    *(SHARED / f"mlperf_{n}.onnx" for n in ("kws", "vww96")),
 ]
 RECORDED = np.load(Path(__file__).with_name("rounds.npz"))  # by tools/record_rounds.py
 ROUNDS = sorted(set(RECORDED.files) - {"about"})
