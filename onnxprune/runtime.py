@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -305,15 +306,20 @@ def _interruptible(run: Callable[[ort.RunOptions], T]) -> T:
 
 
 def _guarded(call: Callable[[], T]) -> T:
-    """Translate onnxruntime's exceptions, which have no common base, into ours."""
+    """Translate onnxruntime's exceptions into ours."""
+    try:
+        return call()
+    except _raised() as error:
+        raise _translate(error) from error
+
+
+@lru_cache(maxsize=1)
+def _raised() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: its own exceptions, which have no common base, and some of Python's."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = [v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)]
-    raised: tuple[type[Exception], ...] = (RuntimeError, ValueError, MemoryError, *own)
-    try:
-        return call()
-    except raised as error:
-        raise _translate(error) from error
+    return (RuntimeError, ValueError, MemoryError, *own)
 
 
 def _translate(error: BaseException) -> OnnxpruneError:
