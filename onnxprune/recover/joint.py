@@ -223,10 +223,11 @@ def _by_group(layer: Linear, y: Floats) -> Floats:
 def gradient(layer: Linear, x: Floats, g: Floats) -> Doubles:
     """[groups, d + 1, m]: gradient of the weight and the bias from the one at the output, summed over all positions."""
     total = np.zeros((layer.groups, layer.unknowns + 1, layer.channels // layer.groups))
-    for own in _slices(len(x), _ROWS // (4 * layer.places(g.shape) * layer.unknowns * layer.groups)):
-        sides = _by_group(layer, g[own])
-        total[:, :-1] += product(layer.all_rows(x[own]), sides)
-        total[:, -1] += sides.sum(1)
+    windows, sides, places = layer.windows(x), _by_group(layer, g), layer.places(g.shape)
+    for own in _slices(len(x), _ROWS // (4 * places * layer.unknowns * layer.groups)):
+        rows = np.ascontiguousarray(windows[:, own]).reshape(layer.groups, -1, layer.unknowns)
+        total[:, :-1] += product(rows, sides[:, own.start * places : own.stop * places])
+    total[:, -1] = sides.sum(1)
     return total
 
 

@@ -143,19 +143,17 @@ class Linear:
         rows = found.astype(np.float32, copy=False)
         return rows if self.alpha == 1 else rows * np.float32(self.alpha)
 
-    def all_rows(self, x: Array) -> Reals:
-        """[groups, n, taps * inputs/group]: what all positions of a Conv read, in their order."""
+    def windows(self, x: Array) -> Reals:
+        """[groups, samples, *grid, *kernel, inputs/group]: what all positions of a Conv read; a view of its input."""
         rank, pads = len(self.kernel), self.padding(x.shape[2:])
         around = list(zip(pads[:rank], pads[rank:], strict=True))
         size = [begin + d + end for d, (begin, end) in zip(x.shape[2:], around, strict=True)]
         padded = np.zeros((self.groups, len(x), *size, self.inputs // self.groups), np.float32)
         inner = tuple(slice(begin, length - end) for length, (begin, end) in zip(size, around, strict=True))
         padded[:, :, *inner] = np.moveaxis(x.reshape(len(x), self.groups, -1, *x.shape[2:]), (1, 2), (0, -1))
-        axes = tuple(range(2, 2 + rank))
-        seen = sliding_window_view(padded, self.reach, axes)  # [g, samples, *grid, inputs/group, *reach]
-        steps = [slice(None, None, s) for s in self.strides], [slice(None, None, d) for d in self.dilations]
-        seen = np.moveaxis(seen[:, :, *steps[0], :, *steps[1]], 2 + rank, -1)
-        return np.ascontiguousarray(seen).reshape(self.groups, -1, self.unknowns)
+        seen = sliding_window_view(padded, self.reach, tuple(range(2, 2 + rank)))  # the channels before the kernel
+        strides, dilations = ([slice(None, None, s) for s in steps] for steps in (self.strides, self.dilations))
+        return np.moveaxis(seen[:, :, *strides, :, *dilations], 2 + rank, -1)
 
     def padding(self, size: Sequence[int]) -> list[int]:
         """Pads of an input of this spatial size, begins first; `output_shape` may leave other ends than these."""

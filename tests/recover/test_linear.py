@@ -158,10 +158,11 @@ def test_some_positions(text, count):
 
 
 @each({name: text for name, text in LAYERS.items() if name.startswith("conv")}, "text")
-def test_all_rows_of_a_convolution(text):
-    """`all_rows` are the rows of all positions, in their order."""
+def test_windows_of_a_convolution(text):
+    """`windows` are the rows of all positions, in their order."""
     run = Run(text)
-    assert np.array_equal(run.layer.all_rows(run.x), run.layer.rows(run.x, run.everywhere()))
+    rows = run.layer.rows(run.x, run.everywhere())
+    assert np.array_equal(run.layer.windows(run.x).reshape(rows.shape), rows)
 
 
 @each_layer

@@ -9,7 +9,7 @@ from recovering import Case, far
 
 from onnxprune.couple import couple
 from onnxprune.graph import from_proto
-from onnxprune.recover import joint
+from onnxprune.recover import joint, least_squares, sequence
 from onnxprune.recover.layers import sites
 from onnxprune.recover.least_squares import Sums
 from onnxprune.recover.program import Store, run_through
@@ -98,6 +98,12 @@ def joint_outputs(case, done):
     """Outputs of the last layers of the windows that were refitted."""
     made = {n.name or n.output[0]: n.output[0] for n in done.program.nodes}
     return [made[x.node] for x in done.layers if x.method == "joint" and "at once" in x.reason]
+
+
+@pytest.fixture(autouse=True)
+def as_many_rounds(monkeypatch):
+    """Layers are fitted alone as thoroughly whether they are refitted together afterwards or not."""
+    monkeypatch.setattr(sequence, "_ROUNDS", least_squares.ROUNDS)
 
 
 @each(CASES, "text, wanted")
@@ -274,3 +280,21 @@ def test_inputs_of_several_sizes():
     done = case.repaired(method="joint")
     assert done.layers == case.repaired().layers
     assert case.after(done) < case.before
+
+
+def test_layers_of_windows_take_fewer_rounds_before(monkeypatch):
+    """Least squares iterates less for layers that are refitted together afterwards; alone, as often as ever."""
+    rounds, fit = [], least_squares.fit
+
+    def noted(*args, **options):
+        rounds.append(options["rounds"])
+        return fit(*args, **options)
+
+    monkeypatch.setattr(sequence, "_ROUNDS", 2)
+    monkeypatch.setattr(least_squares, "fit", noted)
+    case = cases(BLOCKS)
+    case.repaired()
+    alone = len(rounds)
+    case.repaired(method="joint")
+    assert rounds[:alone] == [least_squares.ROUNDS] * alone
+    assert set(rounds[alone:]) == {2, least_squares.ROUNDS}
