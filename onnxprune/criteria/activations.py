@@ -12,6 +12,7 @@ from onnxprune.analysis import Analysis, Labels, Mask
 from onnxprune.criteria.norms import group_norm
 from onnxprune.criteria.registry import Scores, criterion
 from onnxprune.graph import Array
+from onnxprune.parallel import each
 
 Reals = NDArray[np.float64]
 RIDGE = 1e-3
@@ -72,9 +73,8 @@ def obs(analysis: Analysis, _seed: int, statistics: Statistics) -> Scores:
     1993; Kurtic et al., 2022, for groups). Scores are the error so far, which grows along the order.
     """
     scores, read = np.zeros(analysis.classes + 1), np.zeros(analysis.classes + 1, bool)
-    for group in range(1, len(analysis.groups) + 1):
-        members = np.flatnonzero(analysis.group == group)
-        order, errors = elimination(members, statistics)
+    groups = [np.flatnonzero(analysis.group == g) for g in range(1, len(analysis.groups) + 1)]
+    for order, errors in each(lambda members: elimination(members, statistics), groups):
         scores[order] = errors
         read[order] = True
     return _completed(analysis, scores, read)

@@ -249,22 +249,25 @@ def _step(
 ) -> Matrices:
     """The best step in the plane of the preconditioned gradient and the previous step."""
     layers, total = at.passes.layers, sum(len(p.x) for p in parts)
+    few = _pieces(parts[: ceil(len(parts) / _LENGTH)])
+    pieces = [*few, *_pieces(parts[ceil(len(parts) / _LENGTH) :])]
 
-    def slopes(part: Part) -> Matrices:
-        inputs, off = at.look(part)
+    def slopes(number: int) -> tuple[Matrices, tuple[list[Floats], Floats] | None]:
+        inputs, off = at.look(pieces[number])
         back = at.passes.reverse(inputs, at.weights, off)
-        return [gradient(layer, x, g) / total for layer, x, g in zip(layers, inputs, back, strict=True)]
+        found = [gradient(layer, x, g) / total for layer, x, g in zip(layers, inputs, back, strict=True)]
+        return found, (inputs, off) if number < len(few) else None
 
-    def bends(part: Part) -> Doubles:
-        inputs, off = at.look(part)
+    def bends(seen: tuple[list[Floats], Floats]) -> Doubles:
+        inputs, off = seen
         moved = np.stack([at.tangent(inputs, direction)[off != 0] for direction in plane])
         made: Doubles = (moved @ moved.T).astype(np.float64)
         return made
 
-    slope = [sum(own, np.zeros(())) for own in zip(*each(slopes, _pieces(parts)), strict=True)]
+    found = each(slopes, range(len(pieces)))
+    slope = [sum(own, np.zeros(())) for own in zip(*(s for s, _ in found), strict=True)]
     plane = [[-a @ g @ b for g, (a, b) in zip(slope, inverse, strict=True)]] + ([previous] if previous else [])
-    few = parts[: ceil(len(parts) / _LENGTH)]
-    curvature = sum(each(bends, _pieces(few))) / sum(len(p.x) for p in few)
+    curvature = sum(each(bends, [seen for _, seen in found if seen])) / sum(len(p.x) for p in few)
     down = np.array([sum(float((g * p).sum()) for g, p in zip(slope, d, strict=True)) for d in plane])
     curvature += np.diag(1e-6 * np.diag(curvature) + 1e-30)
     lengths = np.linalg.solve(curvature, -down)
