@@ -32,7 +32,7 @@ from onnxprune.errors import (
 )
 from onnxprune.files import read_text
 from onnxprune.graph import FLOATS, Array
-from onnxprune.stored import reads, split_weights, weights_bytes
+from onnxprune.stored import reads, split_weights
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -51,7 +51,6 @@ __all__ = [
     "timing",
     "trim",
     "version",
-    "weights_bytes",
 ]
 
 T = TypeVar("T")
@@ -82,10 +81,7 @@ class InputSpec(NamedTuple):
 
 
 class Session:
-    """A model ready to run; see `session`.
-
-    inputs, outputs: names in the order of the graph.
-    """
+    """A model ready to run; see `session`. inputs, outputs: names in the order of the graph."""
 
     def __init__(self, inner: ort.InferenceSession) -> None:
         self._inner = inner
@@ -325,8 +321,7 @@ def _raised() -> tuple[type[Exception], ...]:
 def _translate(error: BaseException) -> OnnxpruneError:
     text = str(error)
     node = next((m for m in (form.search(text) for form in _NODE) if m), None)
-    where = f" at node '{node['name']}' ({node['op']})" if node else ""
-    where = where.replace("node ''", "an unnamed node")
+    where = f" at node '{node['name']}' ({node['op']})".replace("node ''", "an unnamed node") if node else ""
     for noise in _NOISE:
         text = noise.sub("", text)
     reason = " ".join(text.split())[:400] or "no reason given"
