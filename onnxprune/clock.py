@@ -53,11 +53,13 @@ class Progress:
             now, self._done = time.perf_counter(), self._done + 1
             first = self._done == self._first
             self._start = now if first else self._start
-            if self._total == 1 or not (first or now - self._told >= _EVERY or self._done == self._total):
+            if self._total == 1:
+                return
+            self.line = line = f"{self._what} {self._done}{self._of()}{note}{self._left(now)}"
+            if not (first or now - self._told >= _EVERY or self._done == self._total):
                 return
             self._told = now
-            self.line = f"{self._what} {self._done}{self._of()}{note}{self._left(now)}"
-        _LOG.info("%s", self.line)
+        _LOG.info("%s", line)
 
     def _of(self) -> str:
         return "" if self._total is None else f" of {'at most ' * self._most}{self._total}"

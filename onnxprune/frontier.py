@@ -84,6 +84,8 @@ class SearchOptions(Choice):
             raise UsageError("--scheduler is the address of a cluster: name its --backend, dask or ray")
         if self.journal is not None and not all(_told_apart(x) for x in (self.data, self.val)):
             raise UsageError("--resume needs data that can be told from other data: files, or arrays by name")
+        if self.journal is not None and callable(self.metric):
+            raise UsageError("a journal needs a metric with a name: give it as 'module:function'")
         if self.metric is not None and self.val is None:
             raise UsageError("--metric is measured on labelled inputs: give --val")
         _measure(self)
@@ -124,7 +126,7 @@ def _searched(model: Source, options: SearchOptions) -> Frontier:
     done = {c: journal.points[c.name] for c in todo if c.name in journal.points}
     left = [c for c in todo if c not in done]
     known = Known(values=journal.values, noted=journal.write)
-    with Progress("candidate", len(left)) as progress:
+    with Progress("candidate", len(todo), done=len(done)) as progress:
         if left:
             progress.step()
         for candidate, point in _finished(model, options, left, known):

@@ -72,13 +72,16 @@ def quantize(model: ModelProto, batches: Iterable[Mapping[str, Array]]) -> Model
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The tools log advice, and failures that are raised anyway, to the root logger; ours still tells the progress."""
-    before = logging.root.level
+    """The tools log advice, and failures that are raised anyway, to the root logger; our own logger goes on."""
+    own = logging.getLogger("onnxprune")
+    before, level = logging.root.level, own.level
+    own.setLevel(own.getEffectiveLevel())
     logging.root.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         logging.root.setLevel(before)
+        own.setLevel(level)
 
 
 def _tidied(found: ModelProto, model: ModelProto) -> ModelProto:

@@ -115,8 +115,10 @@ def test_files_are_written_again(folder):
         (["--max-drop", "1", "--max-size", "1MB"], 1, [["failure"], []]),
         (["--max-drop", "1", "--metric", "acuracy"], 2, [["error"]]),
         (["--max-drop", "1", "--data", "labels.npz"], 3, [["error"]]),
+        (["--max-size", "2XB"], 2, [["error"]]),
+        (["--config", "none.toml"], 4, [["error"]]),
     ],
-    ids=["pass", "fail", "usage", "data"],
+    ids=["pass", "fail", "usage", "data", "option", "file"],
 )
 def test_junit_of_every_end(folder, options, code, outcomes):
     """What the command writes is what the schema allows, also where an error ends it: no older file is left to pass."""

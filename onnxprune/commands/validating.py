@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,15 +34,13 @@ def validate(
     with progress(given.quiet):
         from onnxprune.validation import config, result
 
-        arguments = given.arguments(config.settings(given.config))
-        outputs = given.files()
-        record.check_free(outputs, (original, candidate), arguments.get("data"))
-        _check_summary()
-        try:
+        record.check_free(given.files(), (original, candidate), given.data)
+        with _noted(original, candidate, given):
+            arguments = given.arguments(config.settings(given.config))
+        record.check_free(given.files(), (original, candidate), arguments.get("data"))
+        with _noted(original, candidate, given):
+            _check_summary()
             found = result.validate(original, candidate, **arguments)
-        except OnnxpruneError as error:
-            _write_error(error, original, candidate, arguments.get("data"), given)
-            raise
     from onnxprune.report import validation as told
 
     shown = found.as_dict() | record.made(original, candidate, arguments.get("data"))
@@ -57,13 +56,23 @@ def validate(
         raise TargetError(told.missed(found))
 
 
-def _write_error(error: OnnxpruneError, original: Path, candidate: Path, data: Any, given: Validating) -> None:
-    """CI systems show the file of an earlier run unless there is a new one. The error is told in any case."""
+@contextmanager
+def _noted(original: Path, candidate: Path, given: Validating) -> Iterator[None]:
+    """What ends the command is in its JUnit file, too: CI systems would show that of an earlier run."""
+    try:
+        yield
+    except (OnnxpruneError, OSError, MemoryError) as error:
+        _write_error(error, original, candidate, given)
+        raise
+
+
+def _write_error(error: Exception, original: Path, candidate: Path, given: Validating) -> None:
+    """The error is told in any case, so that a file which cannot be written is none."""
     from onnxprune import files
     from onnxprune.report import junit
 
     if given.junit is not None:
-        about = {"original": str(original), "candidate": str(candidate), "data": str(data or "")}
+        about = {"original": str(original), "candidate": str(candidate), "data": str(given.data or "")}
         with suppress(FileError):
             files.write_text(given.junit, junit.stopped(error, about, **_where()), force=True)
 

@@ -141,16 +141,17 @@ class Teacher:
         whole = bool(arrays[0].ndim) and len(arrays) * len(arrays[0]) == count
         return np.concatenate(arrays) if whole else np.stack(arrays)
 
-    def know(self, samples: Samples, view: int, batch: int, step: Callable[[int], None]) -> Arrays:
-        """Answers about all training inputs in one view, in the order of `samples.train`; `step` hears of progress."""
+    def know(self, samples: Samples, view: int, batch: int, step: Callable[[], None]) -> Arrays:
+        """Answers about all training inputs in one view, in the order of `samples.train`; `step` hears of
+        every batch that begins."""
         if view not in self._kept:
             found: Arrays = {}
             for start in range(0, len(samples.train), batch):
+                step()
                 rows = samples.train[start : start + batch]
                 for name, array in self.answers(samples.batch(rows, view)).items():
                     if name not in found:
                         found[name] = self.room.array((len(samples.train), *array.shape[1:]), array.dtype)
                     found[name][start : start + len(rows)] = array
-                step(start + len(rows))
             self._kept[view] = found
         return self._kept[view]

@@ -29,6 +29,7 @@ _CURVATURE = 256  # inputs that a curvature looks at
 _LENGTH = 4  # one of so many inputs of a step is enough to tell its length
 _PASSES = 6  # what a step costs, in passes over its inputs
 _ROWS = 1 << 20  # bytes of rows gathered at once: they stay in the CPU's cache
+_JOBS = 8  # that the pieces are dealt out to: so many gradients of every layer are held at once
 _PIECE = 16  # inputs that one thread looks at at once, for the same reason
 
 
@@ -252,11 +253,15 @@ def _step(
     few = _pieces(parts[: ceil(len(parts) / _LENGTH)])
     pieces = [*few, *_pieces(parts[ceil(len(parts) / _LENGTH) :])]
 
-    def slopes(number: int) -> tuple[Matrices, tuple[list[Floats], Floats] | None]:
-        inputs, off = at.look(pieces[number])
-        back = at.passes.reverse(inputs, at.weights, off)
-        found = [gradient(layer, x, g) / total for layer, x, g in zip(layers, inputs, back, strict=True)]
-        return found, (inputs, off) if number < len(few) else None
+    def slopes(own: range) -> tuple[Matrices, list[tuple[list[Floats], Floats]]]:
+        sums, seen = [np.zeros(())] * len(layers), []
+        for i in own:
+            inputs, off = at.look(pieces[i])
+            back = at.passes.reverse(inputs, at.weights, off)
+            slope = (gradient(layer, x, g) / total for layer, x, g in zip(layers, inputs, back, strict=True))
+            sums = [before + more for before, more in zip(sums, slope, strict=True)]
+            seen += [(inputs, off)] if i < len(few) else []
+        return sums, seen
 
     def bends(seen: tuple[list[Floats], Floats]) -> Doubles:
         inputs, off = seen
@@ -264,10 +269,10 @@ def _step(
         made: Doubles = (moved @ moved.T).astype(np.float64)
         return made
 
-    found = each(slopes, range(len(pieces)))
-    slope = [sum(own, np.zeros(())) for own in zip(*(s for s, _ in found), strict=True)]
+    found = each(slopes, [range(i, len(pieces), _JOBS) for i in range(min(_JOBS, len(pieces)))])
+    slope = [sum(own, np.zeros(())) for own in zip(*(sums for sums, _ in found), strict=True)]
     plane = [[-a @ g @ b for g, (a, b) in zip(slope, inverse, strict=True)]] + ([previous] if previous else [])
-    curvature = sum(each(bends, [seen for _, seen in found if seen])) / sum(len(p.x) for p in few)
+    curvature = sum(each(bends, [one for _, seen in found for one in seen])) / sum(len(p.x) for p in few)
     down = np.array([sum(float((g * p).sum()) for g, p in zip(slope, d, strict=True)) for d in plane])
     curvature += np.diag(1e-6 * np.diag(curvature) + 1e-30)
     lengths = np.linalg.solve(curvature, -down)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,7 +19,7 @@ from onnxprune.recover import least_squares, moments
 from onnxprune.recover.joint import Joint
 from onnxprune.recover.layers import Site, sites
 from onnxprune.recover.least_squares import Fit, Sample
-from onnxprune.recover.program import Program, Store, Walk
+from onnxprune.recover.program import Feeds, Program, Store, Walk
 from onnxprune.recover.reference import Layer, Reference
 from onnxprune.recover.together import Together
 from onnxprune.recover.view import Indices, View
@@ -91,11 +91,13 @@ def repair(
         else:
             skipped[site.layer.node] = "its place in the original is not known"
     todo = [s for s in known if damaged.intersection(program.reads[s.index])]
-    found = windows(program, known, reference, memory / 8) if method == "joint" else {}
-    found = {s.index: found[s.index] for s in todo if s.index in found}
+    view = partial(_view, program, outs, new_biases)
+    joint = method == "joint" and _of_one_size(reference.batches)
+    found = windows(program, known, reference, memory / 8) if joint else {}
+    biased = {i for i, w in found.items() if all(view(s).intercept for s in w.sites)}
+    found = {s.index: found[s.index] for s in todo if s.index in biased}
     planned = affordable(found, work)
     joined = {s.index for w in planned.values() for s in w.sites}
-    view = partial(_view, program, outs, new_biases)
     done, progress = dict[str, LayerRecovery](), Progress("recover: layer", len(todo))
     with (
         closing(Walk(program, reference.batches, store, [w.start for w in planned.values()])) as walk,
@@ -116,6 +118,11 @@ def repair(
         outputs = [{n: walk.tensor(b, n) for n in program.outputs} for b in range(len(reference.batches))]
     notes = ("to keep to the time, layers are refitted one at a time",) if found and not planned else ()
     return Repaired(program, (*done.values(), *_untouched(program, skipped, damaged)), outputs, notes)
+
+
+def _of_one_size(batches: Sequence[Feeds]) -> bool:
+    """Whether all inputs have one shape."""
+    return len({tuple((name, a.shape[1:]) for name, a in sorted(b.items())) for b in batches}) == 1
 
 
 def _view(program: Program, outs: Mapping[str, Indices], new_biases: bool, site: Site) -> View:

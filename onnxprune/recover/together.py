@@ -52,13 +52,13 @@ class Together:
     def refit(self, window: Window, views: Sequence[View]) -> Joint | None:
         """Refit a window whose last layer is next in the walk, and write it; None where that is not possible.
 
-        views: of its layers; none where it is to be left alone.
+        views: of its layers, with places for their biases; none where it is to be left alone.
         """
         walk, program = self._walk, self._reference.program
         self._original.advance(max(self._original.position, program.producer[window.end] + 1))
         batches = {*self._train[: window.pool], *self._held}
         alike = len({walk.tensor(b, window.start).shape[1:] for b in batches}) == 1  # inputs of one size
-        found = self._fit(window, views) if views and alike and all(v.intercept for v in views) else None
+        found = self._fit(window, views) if views and alike else None
         self._original.unpin(window.end)
         walk.unpin(window.start)
         return found

@@ -24,7 +24,8 @@ def frontier(found: Frontier, model: Path, folder: Path, data: str | None) -> Re
         kept = [percent(p.kept[k]) for k in ("macs", "bytes")]
         rows.add_row("*" if p.best else "", p.method or "default", *kept, of.shown(of.worth(p)), f"{p.seconds:.0f}")
     failed = [f"failed: {p.method or 'default'} at {p.flops:g}: {p.failed}" for p in found.points if p.failed]
-    original = "" if found.original is None else f"; the original: {of.shown(of.signed(found.original))}"
+    beside = found.original if of.key == "metric" else None
+    original = "" if beside is None else f"; the original: {of.shown(of.signed(beside))}"
     best = _smallest(found).name
     source = f" --data {data}" if data else ""
     recover = "" if found.recover == "none" else f" --recover {found.recover}{source}"

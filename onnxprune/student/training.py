@@ -121,7 +121,7 @@ class Training:
         view = number % self.options.views
         told = Progress(f"view {view + 1}: answers of the teacher, batch", self._steps)
         with self._clock("teacher"):
-            answers = self.teacher.know(self.samples, view, self._size, lambda _: told.step())
+            answers = self.teacher.know(self.samples, view, self._size, told.step)
         self.network.train()
         order = np.random.default_rng([self.options.seed, 2, number]).permutation(len(self.samples.train))
         losses, note = list[float](), ""

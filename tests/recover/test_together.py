@@ -100,7 +100,7 @@ def joint_outputs(case, done):
     return [made[x.node] for x in done.layers if x.method == "joint" and "at once" in x.reason]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def as_many_rounds(monkeypatch):
     """Layers are fitted alone as thoroughly whether they are refitted together afterwards or not."""
     monkeypatch.setattr(sequence, "_ROUNDS", least_squares.ROUNDS)
@@ -189,6 +189,7 @@ def test_integer_weights():
     assert case.after(done) < case.after(case.repaired())
 
 
+@pytest.mark.usefixtures("as_many_rounds")
 @each({"float": BLOCKS, "integer": QUANTISED, "no biases": NO_BIAS}, "text")
 def test_what_is_stored_is_judged(text, monkeypatch):
     """Where what is stored is worse than promised, everything stays as least squares left it, to the bit."""

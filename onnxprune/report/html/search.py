@@ -56,7 +56,11 @@ def _curve(measure: Measure, good: Sequence[Told], chosen: Told | None, original
     spots = [Spot(x["method"], x["kept"]["macs"], worth(measure, x), x["best"], x is chosen) for x in good]
     keys = [(f"c{i % 8}", m or "default") for i, m in enumerate(methods(spots))]
     words = f"{measure.words} against MACs. Filled: nobody keeps fewer MACs and is worth as much; in a ring: the best."
-    beside = [] if original is None else [f"The original: {measure.shown(measure.signed(original))}."]
+    beside = (
+        []
+        if original is None or measure.key != "metric"
+        else [f"The original: {measure.shown(measure.signed(original))}."]
+    )
     return p.Section("curve", "The curve", [p.Chart(plotted(measure, spots), words, keys), p.Lines(beside)])
 
 
