@@ -17,8 +17,9 @@ Top-1 accuracy in percent after one cut, without training and without labels, by
 Written by `python tools/bench_recovery.py MODELS DATA --peer PYTHON`; every line of the journal beside it has its
 options, seed, seconds per stage, commit and machine. Inner channels: only those within the residual blocks leave.
 Seed 0; random selection, but on ResNet-56: mean of the seeds 0, 1, 2, and their range. A share is given where it is
-not within 2 % below the target. Seconds: the whole compression at 0.5, recovery included; scoring on the test set is
-not.
+not within 2 % below the target. Seconds: the whole compression at 0.5, recovery included, on a machine with other work
+on it; scoring on the test set is not. The rows `default` (bold) have joint refits that look at up to 800 inputs per
+step; all other rows with joint refits are older and look at up to 400.
 """.splitlines()
 SPEED = """
 | network | layers | MMACs | allocation | images | seconds | per image, GMAC | stages over 2 % | peak MB | kept | runs |
