@@ -7,12 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from commands import done, run
+from rich.console import Console
 
 import onnxprune
 from onnxprune import files, frontier, recovery
@@ -21,6 +23,7 @@ from onnxprune.errors import Exit, PlanError, TargetError, UsageError
 from onnxprune.frontier import SearchOptions
 from onnxprune.plan import as_json
 from onnxprune.points import AGREEMENT, Point, marked, measure_of, of_metric
+from onnxprune.report import search as report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MODEL, CALIB, TEST = (str(FIXTURES / n) for n in ("resnet_bn_legacy.onnx", "digits_calib.npz", "digits_test.npz"))
@@ -96,6 +99,12 @@ def test_a_metric_needs_labels():
         onnxprune.search("none.onnx", flops=0.5, metric="f1", data=CALIB)
     with pytest.raises(UsageError, match="--metric 'log_los' is not known; did you mean 'log_loss'"):
         onnxprune.search("none.onnx", flops=0.5, metric="log_los", val=TEST)
+
+
+def test_a_journal_needs_a_metric_with_a_name(tmp_path):
+    """A function has nothing by which a journal could be known again."""
+    with pytest.raises(UsageError, match="'module:function'"):
+        onnxprune.search(MODEL, flops=0.5, metric=lambda *_: 0.0, val=TEST, journal=tmp_path / "j.jsonl")
 
 
 @pytest.mark.parametrize("jobs", [2, 3])
@@ -197,6 +206,10 @@ def test_one_measure_for_all():
     found = onnxprune.search(MODEL, flops=[0.5, 1.0], methods="cluster", data=TEST, recover="least-squares")
     assert found.measure == AGREEMENT
     assert [AGREEMENT.worth(p) for p in found.points] == [found.points[0].agreement, 1.0]
+    assert found.original is not None  # an accuracy, and no share of equal answers
+    console = Console(file=StringIO(), width=80)
+    console.print(report.frontier(found, Path("m.onnx"), Path("curve"), TEST))
+    assert "the original:" not in console.file.getvalue()
 
 
 def test_an_optimiser_goes_on(tmp_path, monkeypatch):
