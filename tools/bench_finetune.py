@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from bench_recovery import calibration
 
 import onnxprune
 from onnxprune import runtime
@@ -87,9 +88,7 @@ def cut_model(s: Spec, teacher: Path, calib: Path, place: Path) -> onnx.ModelPro
         if not targets:
             return onnxprune.clean(teacher)
         chosen = {k: s[k] for k in ("method", "allocate", "recover", "align", "seed") if s[k] is not None}
-        name = onnx.load(teacher).graph.input[0].name
-        with np.load(calib) as held:  # networks of fixtures call their input otherwise
-            data = calib if name in held else {name: held["input"]}
+        data = calibration({"model": teacher, "data": calib})
         result = onnxprune.compress(teacher, data=data, **targets, **chosen)
         onnx.save(result.model, place)
         place.with_suffix(".plan.json").write_text(dumps(result.plan), encoding="utf-8")

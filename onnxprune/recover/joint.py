@@ -29,8 +29,8 @@ _CURVATURE = 256  # inputs that a curvature looks at
 _LENGTH = 4  # one of so many inputs of a step is enough to tell its length
 _PASSES = 6  # what a step costs, in passes over its inputs
 _ROWS = 1 << 20  # bytes of rows gathered at once: they stay in the CPU's cache
-_JOBS = 8  # that the pieces are dealt out to: so many gradients of every layer are held at once
 _PIECE = 16  # inputs that one thread looks at at once, for the same reason
+_JOBS = 8  # that the pieces are dealt out to: so many gradients of every layer are held at once
 
 
 @dataclass(frozen=True, slots=True)
