@@ -56,14 +56,16 @@ def compressed(task: dict[str, Any]) -> dict[str, Any]:
     import onnx
 
     import onnxprune
+    from onnxprune.settings import CompressOptions
 
-    options = dict(task["options"])
+    options = task["options"] | {"flops": task["keep"], "align": task["align"], "seed": task["seed"]}
     if options.pop("inner", False):
         options["keep"] = stream_biases(onnx.load(task["model"]))
     if task["images"]:
-        options |= {"data": calibration(task), "calibration_size": task["images"]}
+        given = options | {"data": calibration(task), "calibration_size": task["images"]}
+        options = given if CompressOptions(**given).runs_inputs else options
     start = time.perf_counter()
-    result = onnxprune.compress(task["model"], flops=task["keep"], align=task["align"], seed=task["seed"], **options)
+    result = onnxprune.compress(task["model"], **options)
     total = time.perf_counter() - start
     report = result.report
     onnx.save(result.model, task["out"])
