@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from bench_recovery import calibration
+from recovery_row import calibration
 
 import onnxprune
 from onnxprune import runtime

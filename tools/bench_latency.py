@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 import bench_recovery as bench
+import recovery_row
 from latency_grid import CHOICES, ZOO, Row, rows
 from latency_table import write
 
@@ -150,7 +151,7 @@ def main() -> int:
     """Parse, run, write."""
     args = arguments()
     if args.row:
-        bench.restrict(1)
+        recovery_row.restrict(1)
         print(json.dumps(child(json.loads(args.row))))
         return 0
     todo = bench.chosen(rows(), args, JOURNAL)

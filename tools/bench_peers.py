@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import bench_recovery as bench
 import peers_table
+import recovery_row
 from recovery_grid import NETWORKS
 from zoo_list import architectures
 
@@ -103,7 +104,7 @@ def own(task: dict[str, Any]) -> dict[str, Any]:
     onnx.save(result.model, task["out"])
     seconds = {"prune": pruned - start, "search": 0.0, "export": time.process_time() - pruned}
     seconds["prune"] += resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    told = {"version": f"onnxprune {onnxprune.__version__}", "settings": options, "peak_mb": bench.peak_mb()}
+    told = {"version": f"onnxprune {onnxprune.__version__}", "settings": options, "peak_mb": recovery_row.peak_mb()}
     report = result.report
     onnx.save(onnxprune.clean(task["model"]), task["whole"])
     return told | {"seconds": seconds, "kept_own": report.compressed.macs / report.original.macs}
@@ -119,8 +120,8 @@ def judged(task: dict[str, Any]) -> dict[str, Any]:
 def accuracy(task: dict[str, Any]) -> dict[str, Any]:
     """Top-1 of a pruned file beside the original's."""
     if not Path(task["reference"]).exists():
-        bench.original(task)
-    return bench.scored(task)
+        recovery_row.original(task)
+    return recovery_row.scored(task)
 
 
 def latency(task: dict[str, Any]) -> dict[str, Any]:
@@ -217,14 +218,14 @@ def main() -> int:
     """Parse, run, write."""
     args = arguments()
     if args.row:
-        bench.restrict(1)
+        recovery_row.restrict(1)
         print(json.dumps(child(json.loads(args.row))))
         return 0
     todo = chosen(args)
     if args.list:
         print("\n".join(r.key for r in todo))
         return 0
-    bench.restrict(1)  # all children, whatever their language
+    recovery_row.restrict(1)  # all children, whatever their language
     args.work.mkdir(parents=True, exist_ok=True)
     runner = Runner(args.zoo, args.models, args.data, args.work, args.peers, args.limit, args.seconds)
     bench.measure(todo, runner.run, 1, JOURNAL)

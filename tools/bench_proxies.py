@@ -21,6 +21,7 @@ from typing import Any
 
 import bench_recovery as bench
 import numpy as np
+import recovery_row
 from scipy.stats import kendalltau
 
 JOURNAL, TABLE = bench.TOOLS / "results" / "proxies.jsonl", bench.TOOLS / "results" / "proxies.md"
@@ -79,7 +80,7 @@ def numbers(study: Any, quick: Any, kept: Any, paths: dict[str, str], threads: i
     write_back(done.program, smaller)
     onnx.save(export(smaller), paths["out"])
     test = np.load(paths["test"])
-    right = bench.predictions(paths["out"], test, threads) == test["labels"]
+    right = recovery_row.predictions(paths["out"], test, threads) == test["labels"]
     values = (quick.divergence(kept), divergence(original, done.outputs), held, raw, repaired)
     return dict(zip(PROXIES, map(float, values), strict=True)) | {"accuracy": float(right.mean())}
 
@@ -136,7 +137,7 @@ def main() -> int:
     parser.add_argument("--keep", type=float, default=0.35)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    bench.restrict(args.threads)
+    recovery_row.restrict(args.threads)
     with tempfile.TemporaryDirectory() as scratch, JOURNAL.open("a", encoding="utf-8") as out:
         out.write(json.dumps(bench.rounded(measure(args, scratch))) + "\n")
     lines = (json.loads(line) for line in JOURNAL.read_text(encoding="utf-8").splitlines())

@@ -17,13 +17,11 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -38,144 +36,9 @@ TOOLS = Path(__file__).resolve().parent
 JOURNAL, TABLE = TOOLS / "results" / "recovery.jsonl", TOOLS / "results" / "recovery.md"
 PEER = TOOLS / "peers" / "torch_pruning_recovery.py"
 LIMIT = 3600  # seconds per row
-BATCH = 500  # of the test set
 R = TypeVar("R")  # a row of any grid: it has `key`, `kind` and `as_dict`
+SEARCHED = ("hybrid", "evolve")  # methods that compare many candidates
 PACKAGES = ("numpy", "onnx", "onnxruntime", "scipy")  # whose versions a row records
-
-# ---- in the child ----------------------------------------------------------------------------------------------------
-
-
-def child(task: dict[str, Any]) -> dict[str, Any]:
-    """Do what one row asks for; the tasks are made by `Runner.task`."""
-    work = {"original": original, "compress": compressed, "speed": compressed, "peer": scored}
-    return work[task["kind"]](task)
-
-
-def compressed(task: dict[str, Any]) -> dict[str, Any]:
-    """Compress, then score the result where there is a test set."""
-    import onnx
-
-    import onnxprune
-    from onnxprune.settings import CompressOptions
-
-    options = task["options"] | {"flops": task["keep"], "align": task["align"], "seed": task["seed"]}
-    if options.pop("inner", False):
-        options["keep"] = stream_biases(onnx.load(task["model"]))
-    if task["images"]:
-        given = options | {"data": calibration(task), "calibration_size": task["images"]}
-        options = given if CompressOptions(**given).runs_inputs else options
-    start = time.perf_counter()
-    result = onnxprune.compress(task["model"], **options)
-    total = time.perf_counter() - start
-    report = result.report
-    onnx.save(result.model, task["out"])
-    found = {
-        "kept": report.compressed.macs / report.original.macs,
-        "macs": report.original.macs,
-        "layers": len(report.layers),
-        "total": total,
-        "seconds": report.seconds,
-        "peak_mb": peak_mb(),
-        "settings": {k: v for k, v in report.settings.items() if k != "keep"},
-        "note": report.note,
-        "recovery": recovery(report),
-    }
-    return found | (score(task) if task["test"] else {})
-
-
-def calibration(task: dict[str, Any]) -> Any:
-    """The calibration inputs: the file, or its array where a network calls its input otherwise."""
-    import numpy as np
-    import onnx
-
-    name = onnx.load(task["model"]).graph.input[0].name
-    held = np.load(task["data"])
-    return Path(task["data"]) if name in held else {name: inputs(held, name)}
-
-
-def inputs(held: Any, name: str) -> Any:
-    """The array of an archive that a network's input reads: the one of this name, or the only one beside the labels."""
-    (found,) = [name] if name in held else set(held) - {"labels"}
-    return held[found]
-
-
-def recovery(report: Any) -> dict[str, Any]:
-    """What the report says of recovery, the layers counted by what was done."""
-    if report.recovery is None:
-        return {}
-    told: dict[str, Any] = report.recovery.as_dict()
-    return told | {"layers": dict(Counter(x["method"] for x in told["layers"]))}
-
-
-def stream_biases(model: Any) -> list[str]:
-    """Biases of the convolutions that write residual streams: the first one, and those that an Add reads.
-
-    Naming a bias leaves the outputs of its convolution alone, but not the inputs.
-    """
-    writer = {o: n for n in model.graph.node for o in n.output}
-    first = next(n for n in model.graph.node if n.op_type == "Conv")
-    read = [writer[i] for n in model.graph.node if n.op_type == "Add" for i in n.input if i in writer]
-    return [n.input[2] for n in (first, *read) if n.op_type == "Conv"]
-
-
-def peak_mb() -> float:
-    """Peak resident memory of this process or of the largest that it started, MiB."""
-    users = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(u).ru_maxrss for u in users) / 1024
-
-
-def predictions(path: str, test: Any, threads: int) -> Any:
-    """Class of every test input, [n] int64."""
-    import numpy as np
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    images = inputs(test, name)
-    batches = np.array_split(images, -(-len(images) // BATCH))
-    return np.concatenate([session.run(None, {name: x})[0].argmax(-1) for x in batches])
-
-
-def original(task: dict[str, Any]) -> dict[str, Any]:
-    """Classes of the original, stored for the rows to compare with."""
-    import numpy as np
-
-    test = np.load(task["test"])
-    classes = predictions(task["model"], test, task["threads"])
-    np.save(task["reference"], classes)
-    return {"n": len(classes), "correct": int((classes == test["labels"]).sum())}
-
-
-def score(task: dict[str, Any]) -> dict[str, Any]:
-    """Correct on the test set; won and lost against the original; agreement with it."""
-    import numpy as np
-
-    start = time.perf_counter()
-    test, before = np.load(task["test"]), np.load(task["reference"])
-    after = predictions(task["out"], test, task["threads"])
-    right, was = after == test["labels"], before == test["labels"]
-    return {
-        "n": len(right),
-        "correct": int(right.sum()),
-        "won": int((right & ~was).sum()),
-        "lost": int((was & ~right).sum()),
-        "agreement": float((after == before).mean()),
-        "seconds_test": time.perf_counter() - start,
-    }
-
-
-def scored(task: dict[str, Any]) -> dict[str, Any]:
-    """Score what a peer wrote, with its MACs counted as ours are."""
-    from onnxprune import analyze
-    from onnxprune.cost import CostModel
-
-    macs = [CostModel(analyze(task[path])).original.macs for path in ("out", "model")]
-    return {"kept": macs[0] / macs[1], "macs": macs[1]} | score(task)
-
-
-# ---- in the parent ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -216,7 +79,15 @@ class Runner:
         data = self.data / f"{prefix}_calib.npz" if prefix else self.smooth(row.images)
         paths = {"model": self.model(row.network), "data": data, "out": self.scratch / f"{os.getpid()}.onnx"}
         paths["reference"] = self.reference(row)
-        return row.as_dict() | {k: str(v) for k, v in paths.items()} | {"test": test, "threads": self.threads}
+        more = {"test": test, "plan": self.plan(row), "threads": self.threads}
+        return row.as_dict() | {k: str(v) for k, v in paths.items()} | more
+
+    def plan(self, row: Row) -> str | None:
+        """Where rows that differ in the repair only share what a search chose, which takes longer than all the rest."""
+        if row.options.get("method") not in SEARCHED:
+            return None
+        chosen = [f"{k}={v}" for k, v in sorted(row.options.items()) if k != "recover"]
+        return str(self.scratch / f"{'-'.join([row.network, *chosen, f'{row.keep:g}', str(row.seed)])}.plan.json")
 
     def model(self, name: str) -> Path:
         """The file of a network: a trained one, or an export of the zoo."""
@@ -241,7 +112,7 @@ class Runner:
 
     def start(self, task: dict[str, Any]) -> dict[str, Any]:
         """Run a child of our own."""
-        return launch([sys.executable, __file__, "--row", json.dumps(task)], self.threads)
+        return launch([sys.executable, str(TOOLS / "recovery_row.py"), json.dumps(task)], self.threads)
 
     def start_peer(self, row: Row, task: dict[str, Any]) -> dict[str, Any]:
         """Let the peer write its model."""
@@ -332,12 +203,6 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def restrict(threads: int) -> None:
-    """Use only the first CPUs of those given, so that onnxruntime and BLAS agree."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-
-
 def parser_of(page: str | None, second: str = "DATA") -> argparse.ArgumentParser:
     """The arguments of every benchmark with rows and a journal; second: what its second folder is called."""
     parser = argparse.ArgumentParser(description=(page or "").splitlines()[0])
@@ -378,11 +243,6 @@ def arguments(page: str | None) -> argparse.Namespace:
 def main() -> int:
     """Parse, run, write."""
     args = arguments(__doc__)
-    if args.row:
-        task = json.loads(args.row)
-        restrict(task["threads"])
-        print(json.dumps(child(task)))
-        return 0
     rows = list(speed_rows(args.zoo, args.repeats) if args.speed else accuracy_rows())
     rows = chosen(rows, args, JOURNAL)
     if args.list:
