@@ -32,7 +32,7 @@ from onnxprune.report.changes import frozen_summary, group_changes, layer_change
 from onnxprune.report.overview import Overview
 from onnxprune.report.overview import overview as summarise
 from onnxprune.resemblance import Redundancy
-from onnxprune.settings import CompressOptions, Inputs, Options, ReplayOptions, Shapes, SparsifyOptions
+from onnxprune.settings import CompressOptions, Inputs, Options, ReplayOptions, Shapes, SparsifyOptions, may_add_biases
 from onnxprune.shapes import concrete_shapes
 from onnxprune.signature import taking
 from onnxprune.sparse import sparsify as sparse
@@ -340,7 +340,7 @@ def _finish(
     recovered: Recovery | None = None
     if recover != "none" and not kept.all():
         with clock("recover"):
-            grow = not {"params", "size"} & plan.settings.keys()  # as `Options.new_biases`
+            grow = may_add_biases(plan.settings.keys())
             taken = (str(plan.settings.get("method", "")), int(plan.settings.get("seed", 0)))
             partners = recovery.partners(analysis, *taken) if recover == "merge" else None
             recovered = recovery.recover(analysis, kept, smaller, recover, study, new_biases=grow, partners=partners)

@@ -207,8 +207,8 @@ class Options(Choice):
 
     @property
     def new_biases(self) -> bool:
-        """Whether a repair may add biases: where parameters or bytes are counted they would exceed what is promised."""
-        return self.params is None and self.size is None
+        """As `may_add_biases` says."""
+        return may_add_biases({self.target().kind})
 
     def check_inputs_used(self) -> None:
         """Raise UsageError for options of inputs that a plan of these would ignore."""
@@ -230,6 +230,14 @@ class Options(Choice):
             chosen |= {n: getattr(self, n) for n in names if getattr(self, n) is not None} | {"data": self.source}
             chosen |= {"input_range": list(self.input_range)} if self.input_range else {}
         return chosen
+
+
+def may_add_biases(given: Collection[str]) -> bool:
+    """Whether a repair may add biases: where parameters or bytes are counted they would exceed what is promised.
+
+    given: names of options, the target among them.
+    """
+    return "params" not in given and "size" not in given
 
 
 def methods() -> tuple[str, ...]:

@@ -171,14 +171,13 @@ def test_recorded_model_beside_itself(name):
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_same_real_model(path):
-    """A network measured beside itself is never called faster or slower, and is not a quarter faster or slower, however
-    busy the machine: whether 5 % can be told depends on that.
+    """A network measured beside itself is never called faster or slower, however busy the machine: whether 5 % can be
+    told depends on that.
     """
     if not path.exists():
         pytest.skip(f"{path} is not here")
     found = pair(path, path, seconds=5)
     assert found.verdict not in ("faster", "slower")
-    assert verdict(found.speedup, found.noise, margin=0.25) == "no difference"
     assert found.speedup.low <= found.speedup.point <= found.speedup.high
 
 
