@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.analysis import Analysis
 from onnxprune.criteria.clusters import kernel_features, ward
-from onnxprune.criteria.diversity import cosines
+from onnxprune.criteria.diversity import closest, cosines
 from onnxprune.criteria.features import Folded
 from onnxprune.graph import Array
 
@@ -22,7 +22,8 @@ _MANY = 8192  # filters whose matrix of similarities would take more than half a
 class LayerRedundancy:
     """The filters of one layer, BatchNormalization folded in.
 
-    similarity: quantiles QUANTILES of each filter's largest cosine with another one, None for a single filter;
+    similarity: quantiles QUANTILES of each filter's largest cosine with another one (1 for a filter of zeros, which counts
+    for no other), None for a single filter;
     effective_rank: exponential of the entropy of the singular values of [filters, weights] (Roy & Vetterli, 2007), at
     most the smaller of the two, `rank`. classes, clusters: of the group that the filters are removed with: what can
     leave, and how many clusters (as the criterion `cluster` makes them) are left at each of DISTANCES, in units of the
@@ -84,12 +85,13 @@ def redundancy(analysis: Analysis) -> Redundancy:
 
 
 def similarity(filters: Array) -> tuple[float, ...] | None:
-    """QUANTILES of each filter's largest cosine with another one; filters: [n, d]."""
+    """QUANTILES of each filter's largest cosine with another one that is not zero, 1 for filters of zeros; filters: [n, d].
+    """
     if len(filters) < 2:
         return None
-    cosine = cosines(filters)
-    np.fill_diagonal(cosine, -np.inf)
-    return tuple(float(q) for q in np.quantile(cosine.max(1), QUANTILES))
+    dead = np.count_nonzero(~filters.any(1))
+    most = np.append(closest(cosines(filters), filters), np.ones(dead))
+    return tuple(float(q) for q in np.quantile(most, QUANTILES))
 
 
 def effective_rank(filters: Array) -> float:

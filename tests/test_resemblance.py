@@ -19,12 +19,15 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def test_duplicates_opposites_scaled_and_zero_filters():
-    """A copy and a scaled copy have a cosine of 1, an opposite filter -1, a zero filter counts as equal to all."""
+    """A copy and a scaled copy have a cosine of 1, an opposite filter -1; a zero filter is like any, and no other is like
+    it.
+    """
     east, north = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     assert similarity(np.stack([east, east, 3 * east])) == (1.0,) * len(QUANTILES)
     assert similarity(np.stack([east, -east])) == (-1.0,) * len(QUANTILES)
     assert similarity(np.stack([east, north])) == (0.0,) * len(QUANTILES)
     assert similarity(np.stack([east, 0 * east])) == (1.0,) * len(QUANTILES)
+    assert similarity(np.stack([east, north, 0 * east])) == pytest.approx(np.quantile([0, 0, 1], QUANTILES))
     assert similarity(east[None]) is None
 
 

@@ -35,7 +35,7 @@ def diversity(analysis: Analysis, _seed: int, options: frozenset[str] = frozense
         if "absolute" in options:
             np.abs(similar, out=similar)
         order, at, to = diversified(similar, np.abs(features).sum(1, dtype=np.float64))
-        scores[ids[order]] = _quantiles(similar, at)
+        scores[ids[order]] = _quantiles(closest(similar, features), at)
         partners[ids[order]] = ids[to]
     return Ranking(scores, partners)
 
@@ -82,14 +82,27 @@ def diversified(similar: NDArray[np.float32], sizes: Reals) -> tuple[Places, Rea
     return order, at, to
 
 
-def _quantiles(similar: NDArray[np.float32], at: Reals) -> Reals:
-    """1 minus the quantile, among the maximal similarities of the filters, that is reached at each similarity `at`;
-    from 1 on, how far it is below the least of them.
+def closest(similar: NDArray[np.float32], features: Array) -> Reals:
+    """The largest similarity of each row that is not zero with another such row; none where there is only one.
+
+    similar: [n, n] as `cosines` makes them of features, [n, d]. A row of zeros is equal to all, which would make every
+    row as close to another one as can be.
     """
-    if not len(at):
-        return at
-    others = similar.copy()
+    live = np.flatnonzero(features.any(1))
+    if len(live) < 2:
+        return np.zeros(0)
+    others = similar[np.ix_(live, live)]
     np.fill_diagonal(others, -np.inf)
-    most = np.sort(others.max(1).astype(np.float64))
-    inside = 1 - np.interp(at, most, np.linspace(0, 1, len(most)))
+    found: Reals = others.max(1).astype(np.float64)
+    return found
+
+
+def _quantiles(most: Reals, at: Reals) -> Reals:
+    """1 minus the quantile, among the maximal similarities `most` of the filters, that is reached at each similarity
+    `at`; from 1 on, how far it is below the least of them; -1 above the largest, as only filters of zeros are.
+    """
+    if not len(most):
+        return np.full(len(at), -1.0)
+    most = np.sort(most)
+    inside = 1 - np.interp(at, most, np.linspace(0, 1, len(most)), right=2)
     return np.where(at < most[0], 1 + (most[0] - at) / 2, inside)

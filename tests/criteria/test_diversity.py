@@ -74,6 +74,17 @@ def test_a_filter_of_zeros_leaves_first(analyse):
     assert criteria.score("diversity", coupled(analyse, [[1.0, 0], [0, 1], [0, 0]]))[1:].argmin() == 2
 
 
+def test_filters_of_zeros_leave_the_scale_alone(analyse, rng):
+    """Whether a layer has dead filters says nothing of the others: these have the scores that they have without."""
+    filters = rng.normal(size=(12, 4))
+    alone = criteria.score("diversity", coupled(analyse, filters))[1:]
+    beside = criteria.score("diversity", coupled(analyse, np.concatenate([filters, np.zeros((2, 4))])))[1:]
+    assert (beside[12:] == -1).all()
+    assert beside[:12] == pytest.approx(alone, abs=1e-6)
+    dead = criteria.score("diversity", coupled(analyse, [[1.0, 2], [0, 0], [0, 0]]))[1:]
+    assert dead.tolist() == [3, -1, -1]
+
+
 def test_outgoing_weights_tell_apart(analyse):
     """Filters that are equal but read differently are alike only while the readers are not looked at."""
     analysis = coupled(analyse, [[1.0, 0], [1, 0], [0, 1]], np.array([[1.0, -1, 1], [0, 0, 0], [0, 0, 0]]))
