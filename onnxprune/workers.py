@@ -27,20 +27,40 @@ def connected(backend: str, scheduler: str | None, jobs: int) -> Iterator[Run]:
 
     It is called with a task, arguments that all calls share, the last argument of each call, and how many may run at a
     time; it gives results as they are finished, in any order, and raises what a task raises, or WorkerDiedError. Raises
-    UsageError where the backend is not installed.
+    UsageError where the backend is not installed, or does not answer at the address.
     """
     if backend == "dask":
-        try:
-            from dask.distributed import Client
-        except ImportError as error:
-            raise UsageError("--backend dask needs dask: pip install 'dask[distributed]'") from error
-        with Client(scheduler) as client:
-            yield partial(_by_dask, client)
+        with _dask(scheduler, jobs) as client:
+            yield partial(_by_dask, client, scheduler is None)
     elif backend == "ray":
         with _ray(scheduler, jobs):
             yield partial(_by_ray, scheduler is None)
     else:
         yield _by_loky
+
+
+def _dask(scheduler: str | None, jobs: int) -> Any:
+    """A client of dask's cluster at an address, or of one with a process per job on this machine."""
+    try:
+        from dask.distributed import Client
+    except ImportError as error:
+        raise UsageError("--backend dask needs dask: pip install 'dask[distributed]'") from error
+    if scheduler is None:
+        return Client(n_workers=jobs, threads_per_worker=1, processes=True, dashboard_address=None)
+    with _answering("dask", scheduler):
+        return Client(scheduler)
+
+
+@contextmanager
+def _answering(backend: str, scheduler: str | None) -> Iterator[None]:
+    """What a connection fails by, as a UsageError about the address."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if scheduler is None:
+            raise
+        why = f"no {backend} cluster answers there ({error})"
+        raise UsageError(f"--scheduler {scheduler!r}: {why}; give the address of one, such as host:port") from error
 
 
 @contextmanager
@@ -54,7 +74,8 @@ def _ray(scheduler: str | None, jobs: int) -> Iterator[None]:
         yield
         return
     own = {"num_cpus": jobs, "include_dashboard": False} if scheduler is None else {}
-    ray.init(address=scheduler or "local", logging_level="warning", **own)
+    with _answering("ray", scheduler):
+        ray.init(address=scheduler or "local", logging_level="warning", **own)
     try:
         yield
     finally:
@@ -73,12 +94,16 @@ def _by_loky(task: Task, shared: Sequence[Any], items: Sequence[Any], jobs: int)
         raise WorkerDiedError from error
 
 
-def _by_dask(client: Any, task: Task, shared: Sequence[Any], items: Sequence[Any], jobs: int) -> Iterator[Any]:
+def _by_dask(
+    client: Any, own: bool, task: Task, shared: Sequence[Any], items: Sequence[Any], jobs: int
+) -> Iterator[Any]:
     """By dask itself: joblib waits for ever where a task fails there."""
     from dask.distributed import KilledWorker, as_completed
 
+    here = _Here.now(jobs) if own else None
+
     def start(item: Any) -> Any:
-        return client.submit(task, *shared, item, pure=False)
+        return client.submit(_there, here, task, *shared, item, pure=False)
 
     waiting = list(items[jobs:])
     started = {start(item) for item in items[:jobs]}
