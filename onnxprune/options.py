@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -173,6 +174,16 @@ class Inputs:
         parsed: dict[str, Any] = {"memory": size(self.memory), "time_budget": seconds(self.time_budget)}
         parsed["input_range"] = None if self.input_range is None else span(self.input_range)
         return given | parsed | {"input_shapes": shapes(self.input_shape)}
+
+    def command(self, *, looking: bool) -> str:
+        """The same as options of a command line, those that have their defaults left out; unless `looking`, without
+        those that say what is looked at.
+        """
+        of_data = ("data", "preprocess", "calibration_size", "augment", "input_range")
+        told = [f.name for f in fields(Inputs) if getattr(self, f.name) != f.default]
+        lists = {n: getattr(self, n) if n == "input_shape" else [getattr(self, n)] for n in told}
+        parts = [(n, x) for n in told if looking or n not in of_data for x in lists[n]]
+        return "".join(f" --{n.replace('_', '-')} {shlex.quote(str(x))}" for n, x in parts)
 
 
 @dataclass(frozen=True, kw_only=True)

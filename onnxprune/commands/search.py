@@ -100,7 +100,7 @@ def search(model: o.Source, given: Search) -> None:
     if given.as_json:
         show_json(told)
     elif not given.quiet:
-        show(text.frontier(found, model, folder, given.data))
+        show(text.frontier(found, model, folder, given.command(looking=given.recover != "none")))
 
 
 def _checked(folder: Path, resume: bool, force: bool) -> Path:

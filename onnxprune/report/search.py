@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,8 @@ from onnxprune.report.layout import new_table, percent
 _ABOUT = 0.01  # a percentage point, or a hundredth
 
 
-def frontier(found: Frontier, model: Path, folder: Path, data: str | None) -> RenderableType:
-    """All candidates by MACs, those that nobody beats marked; data: the source of the calibration inputs, as given."""
+def frontier(found: Frontier, model: Path, folder: Path, inputs: str) -> RenderableType:
+    """All candidates by MACs, those that nobody beats marked; inputs: the options of inputs, as `apply` takes them."""
     of = found.measure
     rows = new_table(("", "<"), ("method", "<"), ("MACs", ">"), ("size", ">"), (of.name, ">"), ("seconds", ">"))
     good = sorted((p for p in found.points if not p.failed), key=lambda p: (p.kept["macs"], -of.worth(p)))
@@ -26,16 +27,14 @@ def frontier(found: Frontier, model: Path, folder: Path, data: str | None) -> Re
     failed = [f"failed: {p.method or 'default'} at {p.flops:g}: {p.failed}" for p in found.points if p.failed]
     beside = found.original if of.key == "metric" else None
     original = "" if beside is None else f"; the original: {of.shown(of.signed(beside))}"
-    best = _smallest(found).name
-    source = f" --data {data}" if data else ""
-    recover = "" if found.recover == "none" else f" --recover {found.recover}{source}"
-    recover += f" --seed {found.seed}" if found.seed else ""
+    plan = shlex.quote(str(folder / f"{_smallest(found).name}.plan.json"))
+    recover = "" if found.recover == "none" else f" --recover {found.recover}"
     return Group(
         f"{model}: {of.words}{original}. * nobody keeps fewer MACs and is worth as much.",
         rows,
         *failed,
         f"{folder} has curve.svg, search.json and the plans.",
-        f"Next: `onnxprune apply {model} {folder / best}.plan.json{recover}` makes that one.",
+        f"Next: `onnxprune apply {shlex.quote(str(model))} {plan}{recover}{inputs}` makes that one.",
     )
 
 
