@@ -363,8 +363,9 @@ def test_the_folder(tmp_path, monkeypatch):
     assert onnx.load("next.onnx") == wanted, "what comes next makes the network that was measured"
     refused(Exit.RESOURCE, *again[:-4], "-o", "out", "--force", "--val", "missing.npz")
     assert len(Path("out/journal.jsonl").read_text().splitlines()) == 3  # nothing was lost
+    Path("out/mine.plan.json").write_text("precious")
     done(*again, "--force")
-    assert sorted(p.name for p in Path("out").glob("*.plan.json")) == ["cluster_0.3.plan.json"]
+    assert sorted(p.name for p in Path("out").glob("*.plan.json")) == ["cluster_0.3.plan.json", "mine.plan.json"]
 
 
 def test_files_of_others_stay(tmp_path, monkeypatch):

@@ -87,13 +87,14 @@ def search(model: o.Source, given: Search) -> None:
         folder, arguments = given.output or o.beside(model, ".search"), given.arguments()
         record.check_page(given.report, (model,), given.data, given.val)
         journal = _checked(folder, given.resume, given.force)
+        replaced = [] if given.resume else _earlier(journal)
         found = frontier.search(model, journal=journal, resume=given.resume, **arguments)
         told = text.as_dict(found) | {"output": str(folder)} | record.made(model, given.data, given.val)
         written = {"search.json": json.dumps(told, indent=2) + "\n", "curve.svg": text.curve(found)}
         plans = {f"{p.name}.plan.json": json.dumps(p.plan) + "\n" for p in found.points if p.plan is not None}
         folder.mkdir(exist_ok=True)
-        for name in (n for n in _plans(folder) if n not in plans and not given.resume):
-            (folder / name).unlink()  # of the earlier search that --force replaces
+        for name in (n for n in replaced if n not in plans):
+            (folder / name).unlink(missing_ok=True)
         for name, content in (written | plans).items():
             files.write_text(folder / name, content, force=True)
         record.write_page(told, given.report)
@@ -121,3 +122,14 @@ def _checked(folder: Path, resume: bool, force: bool) -> Path:
 def _plans(folder: Path) -> list[str]:
     """The plans that a folder holds already."""
     return [p.name for p in folder.glob("*.plan.json")] if folder.is_dir() else []
+
+
+def _earlier(journal: Path) -> list[str]:
+    """The plans of the search that --force replaces, by its journal: others in the folder are somebody else's."""
+    from onnxprune import files
+
+    try:
+        lines = [json.loads(line) for line in files.read_text(journal).splitlines()]
+        return [Path(f"{line['name']}.plan.json").name for line in lines if "name" in line]
+    except (FileError, ValueError, TypeError):
+        return []
