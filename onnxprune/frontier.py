@@ -188,6 +188,10 @@ def evaluate(model: Source, options: SearchOptions, candidate: Candidate, known:
         worth = _worth(model, made, options)
     except OnnxpruneError as problem:
         return _failed(candidate, str(problem), type(problem).__name__)
+    except MemoryError:
+        return _failed(candidate, "there is not enough memory; fewer --jobs need less", "ResourceError")
+    except OSError as problem:
+        return _failed(candidate, str(problem), "FileError")
     except Exception as problem:  # noqa: BLE001 - one candidate must not cost the others
         return _failed(candidate, f"a bug ({type(problem).__name__}: {problem}); please report it", "VerificationError")
     kept = made.report.compressed.fractions(made.report.original)

@@ -20,7 +20,7 @@ from rich.console import Console
 import onnxprune
 from onnxprune import files, frontier, recovery
 from onnxprune.criteria.activations import RefitErrors
-from onnxprune.errors import Exit, PlanError, TargetError, UsageError
+from onnxprune.errors import Exit, FileError, PlanError, ResourceError, TargetError, UsageError
 from onnxprune.frontier import SearchOptions
 from onnxprune.plan import as_json
 from onnxprune.points import AGREEMENT, Point, marked, measure_of, of_metric
@@ -274,6 +274,21 @@ def test_a_bug_costs_one_candidate(monkeypatch):
     found = onnxprune.search(MODEL, **TWO | {"methods": "cluster"}, **OPTIONS)
     assert "a bug (ZeroDivisionError: odd)" in found.points[0].failed
     assert found.points[1].best
+
+
+@pytest.mark.parametrize(
+    ("problem", "error", "message"),
+    [(MemoryError(), ResourceError, "not enough memory"), (OSError("disk full"), FileError, "disk full")],
+)
+def test_a_machine_without_room_is_no_bug(monkeypatch, problem, error, message):
+    """Memory or disk space that one candidate lacks is told as such."""
+
+    def compressed(*_):
+        raise problem
+
+    monkeypatch.setattr(frontier, "compressed", compressed)
+    with pytest.raises(error, match=f"no candidate succeeded; the first: .*{message}"):
+        onnxprune.search(MODEL, flops=0.5, methods="cluster", **OPTIONS)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "nonsense", '{"journal": 2, "search": "x"}\n{"name": "a", "wild": 1}'])
