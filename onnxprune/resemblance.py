@@ -22,12 +22,12 @@ _MANY = 8192  # filters whose matrix of similarities would take more than half a
 class LayerRedundancy:
     """The filters of one layer, BatchNormalization folded in.
 
-    similarity: quantiles QUANTILES of each filter's largest cosine with another one (1 for a filter of zeros, which counts
-    for no other), None for a single filter;
-    effective_rank: exponential of the entropy of the singular values of [filters, weights] (Roy & Vetterli, 2007), at
-    most the smaller of the two, `rank`. classes, clusters: of the group that the filters are removed with: what can
-    leave, and how many clusters (as the criterion `cluster` makes them) are left at each of DISTANCES, in units of the
-    layers' mean norm; None where all are frozen.
+    similarity: quantiles QUANTILES of each filter's largest cosine with another one (1 for a filter of zeros, which
+    counts for no other), None for a single filter; effective_rank: exponential of the entropy of the singular
+    values of [filters, weights] (Roy & Vetterli, 2007), at most the smaller of the two, `rank`. classes, clusters:
+    of the group that the filters are removed with: what can leave, and how many clusters (as the criterion
+    `cluster` makes them) are left at each of DISTANCES, in units of the layers' mean norm; None where all are
+    frozen.
     """
 
     node: str
@@ -85,8 +85,7 @@ def redundancy(analysis: Analysis) -> Redundancy:
 
 
 def similarity(filters: Array) -> tuple[float, ...] | None:
-    """QUANTILES of each filter's largest cosine with another one that is not zero, 1 for filters of zeros; filters: [n, d].
-    """
+    """QUANTILES of each filter's largest cosine with another that is not zero, 1 for one of zeros; filters: [n, d]."""
     if len(filters) < 2:
         return None
     dead = np.count_nonzero(~filters.any(1))
