@@ -51,16 +51,17 @@ class Pair:
 def pairs(
     analysis: Analysis, distances: Reals, decide: Callable[[Reals], Allocation], count: int = QUANTILES
 ) -> list[Pair]:
-    """The different choices that pairs of thresholds lead to, by ascending distance.
+    """The different choices that pairs of thresholds lead to, by ascending distance; `count` where there are so many.
 
     distances: [classes + 1] scores of a criterion whose numbers mean the same in every group; decide: the choice within
     the budget that scores lead to, as they are.
     """
     norms = relative_norms(analysis)
     gone = distances[~decide(distances).kept]  # distances alone: larger thresholds would exceed the budget
-    levels = np.quantile(gone, np.linspace(0, 1, count)) if len(gone) else np.zeros(1)
     found: dict[bytes, Pair] = {}
-    for level in Progress("thresholds:", len(levels)).over([0.0, *levels[1:].tolist()]):
+    for level in Progress("thresholds:", count, most=True).over(_levels(gone, count)):
+        if len(found) == count:
+            break
         start = time.perf_counter()
         close = distances <= level if level else np.zeros(len(distances), bool)
         choice = decide(np.where(close, distances / max(level, 1e-30) - 1, norms))
@@ -68,7 +69,18 @@ def pairs(
         norm, share = float(norms[small].max(initial=0.0)), float((~choice.kept & close).sum() / analysis.classes)
         pair = Pair(choice, level, norm, share, seconds=time.perf_counter() - start)
         found.setdefault(choice.kept.tobytes(), pair)
-    return list(found.values())
+    return sorted(found.values(), key=lambda pair: pair.distance)
+
+
+def _levels(gone: Reals, count: int) -> list[float]:
+    """Distance thresholds: `count` quantiles, the first of them 0, then those between, for where several lead to the
+    same choice.
+    """
+    if not len(gone):
+        return [0.0]
+    shares = np.linspace(0, 1, count)
+    found: list[float] = np.quantile(gone, [*shares, *(shares[1:] + shares[:-1]) / 2]).tolist()
+    return [0.0, *found[1:]]
 
 
 def relative_norms(analysis: Analysis) -> Reals:

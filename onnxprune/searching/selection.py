@@ -39,6 +39,7 @@ _LOOKS = 224  # inputs that a look at one candidate costs forward passes of
 _FEWEST = 4  # pairs that are looked at however long it takes
 _SMALL = 3e6  # multiply-adds that a refit error costs at least
 _PASSES = 4  # forward passes over the inputs that one repair costs, about
+_POSITION = 1e5  # multiply-adds that each position costs which its layers are fitted on, however small the network
 Decide = Callable[[Reals, bool], Allocation]
 
 
@@ -115,7 +116,8 @@ def _judged(found: list[Pair], study: Study, readers: Sequence[Reader], proxy: s
 def _affordable(study: Study) -> int:
     """How many candidates can be repaired in the time, by the rate that plans of work assume; at least two."""
     inputs = sum(samples(b) for b in study.reference.batches)
-    once = _PASSES * inputs * CostModel(study.analysis).original.macs / RATE
+    positions = sum(len(at.sample) for layer in study.reference.layers.values() for at in layer.positions)
+    once = max(_PASSES * inputs * CostModel(study.analysis).original.macs, _POSITION * positions) / RATE
     return max(2, int(_SHARE * study.seconds / max(once, 1e-9)))
 
 

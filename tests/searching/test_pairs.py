@@ -40,6 +40,14 @@ def test_every_pair_meets_the_budget(found):
     assert len({p.choice.kept.tobytes() for p in pairs_}) == len(pairs_)
 
 
+def test_thresholds_between_replace_those_that_lead_to_the_same(found):
+    """As many choices as asked for, where there are so many, in the order of their distances."""
+    analysis, distances, _, decide = found
+    eight = pairs(analysis, distances, decide, 8)
+    assert len(eight) == 8
+    assert [p.distance for p in eight] == sorted(p.distance for p in eight)
+
+
 def test_the_ends_are_norms_alone_and_distances_alone(found):
     """The first pair is the choice by norms, the last one that by distances."""
     analysis, distances, pairs_, decide = found
