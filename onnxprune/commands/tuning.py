@@ -40,14 +40,14 @@ def finetune(model: o.Source, given: t.Tuning) -> None:
         if given.resume and not checkpoint.exists():
             raise UsageError(f"--resume: there is no checkpoint '{checkpoint}'; leave out --resume to start anew")
         tuned = tune(model, checkpoint=checkpoint, **given.arguments())
-        gained = tuned.report.epoch > 0 or not tuned.report.stopped
-        if gained:
+        usable = tuned.report.epoch > 0 or not stopped_short(tuned.report)
+        if usable:
             files.write_model(tuned.model, out, source=model, force=replace)
         if not stopped_short(tuned.report):
             checkpoint.unlink(missing_ok=True)
-    if gained:
+    if usable:
         tell(tuned.report, out, given.as_json, given.quiet)
-    end(tuned.report, out, gained)
+    end(tuned.report, out, usable)
 
 
 def stopped_short(report: TuneReport) -> bool:

@@ -43,6 +43,19 @@ def test_finetune(torch, small):
     assert (small.parent / "b.onnx").read_bytes() == (small.parent / "small.tuned.onnx").read_bytes()
 
 
+def test_a_start_that_is_not_beaten(torch, tmp_path):
+    """Where training gains nothing, the start's weights are written, the report says so, and the exit code is 0."""
+    line = ("finetune", MODEL, "--teacher", MODEL, "--data", TRAIN, "--limit", 64, "--epochs", 9, "--patience", 2)
+    text = " ".join(done(*line, "-o", tmp_path / "t.onnx").stdout.split())
+    assert "The weights are those of epoch 0; stopped early: no better on held-out data since epoch 0" in text
+    a, b = (
+        {t.name: onnx.numpy_helper.to_array(t).tobytes() for t in onnx.load(p).graph.initializer}
+        for p in (MODEL, tmp_path / "t.onnx")
+    )
+    assert a == b
+    assert [p.name for p in tmp_path.iterdir()] == ["t.onnx"]
+
+
 def test_refusals(torch, small):
     """Exit codes by kind: usage, input, files; nothing is written."""
     line = ("finetune", small, "--teacher", MODEL, "--data", TRAIN)
