@@ -53,7 +53,7 @@ def test_what_a_bundle_holds(cut, bundle):
     assert onnxprune.api.read_plan(bundle / "plan.json") == cut.plan
     weights, told = held(bundle / "weights.safetensors"), json.loads((bundle / "map.json").read_text())
     original = arrays(onnxprune.clean(TEACHER))
-    assert told["inputs"], told["outputs"] == (["input"], ["logits"])
+    assert (told["inputs"], told["outputs"]) == (["input"], ["logits"])
     assert set(told["initializers"]) == set(weights) <= set(arrays(cut.model))
     for name, entry in told["initializers"].items():
         kept = original[name]
