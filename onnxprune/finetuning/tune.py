@@ -15,7 +15,7 @@ import onnx
 
 from onnxprune import files, runtime
 from onnxprune.data import open_data
-from onnxprune.errors import UsageError, VerificationError
+from onnxprune.errors import UnsupportedError, UsageError, VerificationError
 from onnxprune.finetuning.features import pre_classifier, scores_tensor
 from onnxprune.finetuning.samples import Arrays, Room, Samples, Teacher, load
 from onnxprune.finetuning.settings import Source, TuneOptions
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 OnEpoch = Callable[[int, Mapping[str, Array]], None]
 AGREE = 1e-4  # relative difference between torch and onnxruntime that float noise explains
 _LOOK = 64  # samples that show what kind of outputs there are
-_SIDE = 224  # of images whose size the model leaves open, for the proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def finetune(model: Source, options: TuneOptions) -> Tuned:
     out: with take="best" those weights are taken that are best there, with "last" those of the last epoch; patience:
     epochs without progress before it stops. limit: samples used; memory: bytes, beyond which temporary files are used.
     checkpoint: a file, written after every epoch; resume: go on from there. Raises UsageError (also where torch is not
-    installed), UnsupportedError (an operator that torch has no function for), ModelError, DataError.
+    installed), UnsupportedError (an operator that torch has no function for, or no weights), ModelError, DataError.
     """
     return tune(model, options)
 
@@ -79,16 +78,23 @@ def tune(model: Source, options: TuneOptions, on_epoch: OnEpoch | None = None) -
     check_signature(student, original)
     data = open_data(options.data, specs, preprocess=options.preprocess)
     network = Network(student)
-    proof = {"before": prove(network, student, specs, options.seed)}
+    if not network.weights:
+        raise UnsupportedError(
+            "no initializer of the model is read by a layer as its weight: there is nothing to train. If its weights "
+            "are Constant nodes, train what `onnxprune clean` writes"
+        )
     room = Room(options.memory / 2)
     samples = load(data, room, options, _chunk(specs, input_specs(original)))
+    shapes = {s.name: _shape(s, samples.inputs[s.name]) for s in specs}
+    proof = {"before": prove(network, student, shapes, options.seed)}
     names, objective = _objective(student, original, samples, options)
     teacher = Teacher(original, names, room)
     training = Training(network, objective, samples, teacher, options, _key(student, original, samples, options))
     course = training.run(on_epoch)
     epoch = course.best_epoch if options.take == "best" or course.stopped else course.epoch
-    tuned = with_weights(student, network.cpu().arrays() if epoch else {})
-    proof["after"] = prove(network, tuned, specs, options.seed + 1)
+    network.cpu()
+    tuned = with_weights(student, network.arrays() if epoch else {})
+    proof["after"] = prove(network, tuned, shapes, options.seed + 1)
     return Tuned(tuned, _report(model, samples, training, course, proof, epoch))
 
 
@@ -101,14 +107,13 @@ def require_torch() -> None:
         )
 
 
-def prove(network: Network, proto: onnx.ModelProto, specs: Sequence[InputSpec], seed: int) -> float:
+def prove(network: Network, proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], seed: int) -> float:
     """Largest relative difference of an output between torch and onnxruntime on random inputs.
 
-    Raises VerificationError over `AGREE`, or over ten times what float32 itself loses in that network.
+    shapes: of the inputs, by name. Raises VerificationError over `AGREE`, or over ten times what float32 itself loses in that network.
     """
     import torch
 
-    shapes = {s.name: _shape(s) for s in specs}
     feeds = random_inputs(proto, shapes, seed)
     wanted = runtime.session(proto).run(feeds)
     with torch.no_grad():
@@ -134,9 +139,10 @@ def _noise(network: Network, feeds: Arrays, output: str) -> float:
     return _difference(single, double[output].numpy())
 
 
-def _shape(spec: InputSpec) -> tuple[int, ...]:
-    dims = spec.dims or ()
-    return tuple(d if isinstance(d, int) else (2 if i == 0 else _SIDE) for i, d in enumerate(dims))
+def _shape(spec: InputSpec, array: Array) -> tuple[int, ...]:
+    """What the model takes at once: two samples where it takes any number."""
+    first = spec.dims[0] if spec.dims else None
+    return (first if isinstance(first, int) else 2, *array.shape[1:])
 
 
 def _difference(a: Array, b: Array) -> float:

@@ -131,7 +131,8 @@ class Training:
             loss, agreement = self._step(places, view, answers, number * self._steps + step)
             losses.append(loss)
             if not math.isfinite(loss):
-                self._fail(places, view, number, step, loss)
+                at = f"the loss was {loss} in epoch {number + 1}, step {step + 1} of {self._steps}"
+                self._fail(at, self.samples.batch(self.samples.train[places], view))
                 return
             note = f", loss {np.mean(losses[-50:]):.4g}, agreement {agreement:.1%}"
         if self.normalised:
@@ -139,7 +140,8 @@ class Training:
                 estimate(self.network, self._some(number))
         held, agreement = self._judge()
         if not math.isfinite(held):
-            course.stopped, course.failed = f"the loss on held-out data was {held} after epoch {number + 1}", True
+            first = self.samples.batch(self.samples.held[: self._size], None)
+            self._fail(f"the loss on held-out data was {held} after epoch {number + 1}", first)
             return
         course.epoch += 1
         course.images += len(order)
@@ -185,14 +187,10 @@ class Training:
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
 
-    def _fail(self, places: Rows, view: int, epoch: int, step: int, loss: float) -> None:
-        feeds = self._feeds(self.samples.batch(self.samples.train[places], view))
-        where = self.network.first_not_finite(feeds)
+    def _fail(self, what: str, inputs: Arrays) -> None:
+        where = self.network.first_not_finite(self._feeds(inputs))
         at = f"; the first value that is not finite is at {where}" if where else ""
-        self._course.stopped = (
-            f"the loss was {loss} in epoch {epoch + 1}, step {step + 1} of {self._steps}{at}. Try a smaller --lr "
-            f"than {self.options.rate:g}"
-        )
+        self._course.stopped = f"{what}{at}. Try a smaller --lr than {self.options.rate:g}"
         self._course.failed = True
 
     # ---- judging -----------------------------------------------------------------------------------------------------

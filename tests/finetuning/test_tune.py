@@ -13,7 +13,7 @@ import pytest
 from graphs import proto
 
 import onnxprune
-from onnxprune.errors import DataError, FileError, ModelError, UsageError, VerificationError
+from onnxprune.errors import DataError, FileError, ModelError, UnsupportedError, UsageError, VerificationError
 from onnxprune.finetuning import tune as tuning
 from onnxprune.finetuning.settings import TuneOptions
 
@@ -198,6 +198,15 @@ def test_a_loss_that_is_not_finite(torch, cut):
     assert weights(tuned.model) == weights(cut)
 
 
+def test_a_held_out_loss_that_is_not_finite(torch, cut):
+    """So does one that shows only after an epoch: here the one step of it ruins the weights."""
+    tuned = tune(cut, lr=1e30, limit=64, batch=64, clip=1e30)
+    assert tuned.report.failed
+    assert tuned.report.stopped.startswith("the loss on held-out data was nan after epoch 1; the first value that is")
+    assert "Try a smaller --lr than 1e+30" in tuned.report.stopped
+    assert weights(tuned.model) == weights(cut)
+
+
 def test_early_stop(torch):
     """Where nothing is gained on held-out data, it stops after `patience` epochs, with the start's weights."""
     model = onnx.load(TEACHER)
@@ -222,6 +231,9 @@ def test_early_stop(torch):
         ({"data": None}, "needs --data"),
         ({"resume": True}, "needs the checkpoint"),
         ({"limit": 1}, "--limit must be at least 2"),
+        ({"plan": "plan.json"}, "--plan belongs to --beta, which is not given"),
+        ({"labels": True, "alpha": 1.0}, "--alpha 1 leaves --labels no weight"),
+        ({"loss": "mse", "temperature": 3.0}, "--loss mse has no --temperature"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, dict) else "",
 )
@@ -241,6 +253,24 @@ def test_data_are_checked(torch, cut, labelled):
         tune(cut, data=TEST["input"][:5])
 
 
+def test_nothing_to_train(torch):
+    """A model in which no layer reads an initializer is refused: there is nothing that training could change."""
+    model = proto("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+    with pytest.raises(UnsupportedError, match="no initializer .* `onnxprune clean`"):
+        tune(model, teacher=model, data=np.ones((16, 4), np.float32))
+
+
+def test_sizes_that_the_model_leaves_open(torch):
+    """Where the graph does not say how large images are, it is proved with those of the data."""
+    model = proto("""g (float[N,3,H,W] x) => (float[N,4] y) <float[2,3,3,3] w, float[2] b, float[72,4] f> {
+        h = Conv(x, w, b)
+        k = Flatten(h)
+        y = MatMul(k, f)
+    }""")
+    images = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
+    assert max(tune(model, teacher=model, data=images, epochs=1).report.proof.values()) < 1e-5
+
+
 def test_another_teacher(torch, cut):
     """A teacher with other inputs or outputs is refused: it is not the original."""
     other = proto("g (float[N,3] x) => (float[N,3] y) <float[3,3] w> { y = MatMul(x, w) }")
@@ -256,7 +286,7 @@ def test_the_proof_can_fail(torch, cut):
     with torch.no_grad():
         next(iter(network.weights.values())).add_(0.1)
     with pytest.raises(VerificationError, match="torch and onnxruntime differ by"):
-        tuning.prove(network, cut, onnxprune.runtime.input_specs(cut), 0)
+        tuning.prove(network, cut, {"input": (2, 1, 8, 8)}, 0)
 
 
 # ---- without torch ------------------------------------------------------------------------------------------------
