@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.errors import UsageError
 from onnxprune.graph import Array
 
 Augment = Literal["auto", "both", "flip", "shift", "none"]
@@ -31,10 +32,17 @@ def spatial_axes(array: Array) -> tuple[int, int] | None:
 
 
 def draw(inputs: Mapping[str, Array], views: int, augment: Augment, seed: int) -> Moves:
-    """What is done to every image in every view: [n, views, 3]; all zero where nothing is."""
+    """What is done to every image in every view: [n, views, 3]; all zero where nothing is.
+
+    Raises UsageError where views are asked for, and the inputs are not one input of images.
+    """
     images = [(a, axes) for a in inputs.values() if (axes := spatial_axes(a)) is not None]
     count = len(next(iter(inputs.values())))
     moves = np.zeros((count, views, 3), np.int16)
+    if augment not in ("auto", "none") and len(images) != 1:
+        raise UsageError(
+            f"--augment {augment} needs exactly one input of images with 1 or 3 channels; the model takes {len(images)}"
+        )
     if augment == "none" or len(images) != 1:
         return moves
     array, (top, left) = images[0]

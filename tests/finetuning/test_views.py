@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxprune.errors import UsageError
 from onnxprune.finetuning.views import draw, seen
 
 IMAGES = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
@@ -48,14 +49,21 @@ def test_draw():
         ({"x": IMAGES}, "none"),
         ({"x": IMAGES[:, :1]}, "auto"),
         ({"x": IMAGES[:, :, :8, :8]}, "auto"),
-        ({"x": IMAGES[:, 0]}, "both"),
-        ({"x": IMAGES, "z": IMAGES}, "both"),
+        ({"x": IMAGES[:, 0]}, "auto"),
+        ({"x": IMAGES, "z": IMAGES}, "auto"),
     ],
     ids=["none", "gray", "small", "no image", "two images"],
 )
 def test_what_is_left_alone(inputs, augment):
     """By default only colour images from 16 pixels on are augmented, and never inputs that are no single image."""
     assert not draw(inputs, 4, augment, 0).any()
+
+
+@pytest.mark.parametrize("inputs", [{"x": IMAGES[:, 0]}, {"x": IMAGES, "z": IMAGES}], ids=["no image", "two images"])
+def test_views_that_cannot_be_had(inputs):
+    """Where views are asked for, and the inputs are no single image, that is an error."""
+    with pytest.raises(UsageError, match=r"--augment flip needs .* one .* of images"):
+        draw(inputs, 4, "flip", 0)
 
 
 def test_parts():
