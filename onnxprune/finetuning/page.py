@@ -15,7 +15,7 @@ original that were `kept`, by axis |
 ## With torch
 
     pip install 'onnxprune[finetune]'
-    python train.py train.npz --epochs 3          # arrays by input name, and `labels` if there are any
+    python train.py train.npz --epochs 3          # arrays by input name{labels}
 
 The script makes a torch module of `pruned.onnx`, whose parameters are the initializers, trains it{towards}, and writes
 `weights.safetensors` anew. It is short: change the loss, the data, the optimiser.
@@ -39,4 +39,5 @@ _PLAN = "| `plan.json` | what was removed |\n"
 def readme(teacher: bool, plan: bool) -> str:
     """The page, without what the bundle does not have."""
     towards = " towards the outputs of `teacher.onnx`" if teacher else " on the labels"
-    return _PAGE.format(teacher=_TEACHER if teacher else "", plan=_PLAN if plan else "", towards=towards)
+    labels = "" if teacher else ", and `labels`"
+    return _PAGE.format(labels=labels, teacher=_TEACHER if teacher else "", plan=_PLAN if plan else "", towards=towards)

@@ -3,8 +3,8 @@
     python train.py train.npz --epochs 3
     onnxprune absorb pruned.onnx weights.safetensors -o tuned.onnx
 
-train.npz holds arrays by input name, [samples, ...] as the model takes them, and `labels` if there are any. With
-teacher.onnx beside this script the target are its outputs; without it, the labels. Needs onnxprune[finetune].
+train.npz holds arrays by input name, [samples, ...] as the model takes them. With teacher.onnx beside this script the
+target are its outputs; without it, an array `labels` in train.npz. Needs onnxprune[finetune].
 """
 
 from __future__ import annotations
@@ -37,21 +37,44 @@ def distance(made: Any, told: Any) -> Any:
     return nn.kl_div(p, q, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
 
-def train(data: dict[str, Any], epochs: int, size: int, rate: float) -> Any:
-    """The trained module."""
+def network(name: str) -> tuple[Any, list[str]]:
+    """A model as a torch module, and its outputs: of a softmax, what it is given."""
     import onnx
+
+    from onnxprune.finetuning.features import scores_tensor
+    from onnxprune.student import Network
+
+    proto = onnx.load(HERE / name)
+    module = Network(proto)
+    return module, [scores_tensor(proto, output) for output in module.outputs]
+
+
+def check(data: dict[str, Any], inputs: list[str], labels: Any, teacher: Any) -> None:
+    """End with a message where the data are not what the model takes."""
+    if list(data) != inputs:
+        sys.exit(f"the inputs are {inputs}, the file has {list(data)}")
+    if teacher is None and labels is None:
+        sys.exit("there is neither teacher.onnx nor an array 'labels': nothing to train towards")
+
+
+def crossed(scores: Any, labels: Any) -> Any:
+    """Cross entropy of rows of scores."""
     import torch
     from torch.nn import functional as nn
 
-    from onnxprune.student import Network
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= scores.shape[1]:
+        sys.exit(f"a label is not one of the classes 0..{scores.shape[1] - 1}")
+    return nn.cross_entropy(scores, torch.from_numpy(labels.astype(np.int64)))
 
-    student = Network(onnx.load(HERE / "pruned.onnx"))
-    teacher = Network(onnx.load(HERE / "teacher.onnx")) if (HERE / "teacher.onnx").exists() else None
+
+def train(data: dict[str, Any], epochs: int, size: int, rate: float) -> Any:
+    """The trained module."""
+    import torch
+
+    student, ours = network("pruned.onnx")
+    teacher, theirs = network("teacher.onnx") if (HERE / "teacher.onnx").exists() else (None, [])
     labels = data.pop("labels", None)
-    if teacher is None and labels is None:
-        sys.exit("there is neither teacher.onnx nor an array 'labels': nothing to train towards")
-    if list(data) != student.inputs:
-        sys.exit(f"the inputs are {student.inputs}, the file has {list(data)}")
+    check(data, student.inputs, labels, teacher)
     optimizer = torch.optim.Adam(student.parameters(), rate)
     count, chunk = len(next(iter(data.values()))), student.batch or 1
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches(count, size, chunk, 0)))
@@ -59,13 +82,16 @@ def train(data: dict[str, Any], epochs: int, size: int, rate: float) -> Any:
         losses = []
         for rows in batches(count, size, chunk, epoch):
             feeds = {name: torch.from_numpy(array[rows]) for name, array in data.items()}
-            made = student(feeds)
+            made = student(feeds, ours)
             if teacher is not None:
                 with torch.no_grad():
-                    told = teacher(feeds)
-                loss = sum(distance(made[name], told[name]) for name in student.outputs)
+                    told = teacher(feeds, theirs)
+                pairs = [(made[a], told[b]) for a, b in zip(ours, theirs, strict=True)]
+                loss = sum(distance(a, b) for a, b in pairs if a.is_floating_point())
             else:
-                loss = nn.cross_entropy(made[student.outputs[0]], torch.from_numpy(labels[rows]))
+                loss = crossed(made[ours[0]], labels[rows])
+            if not torch.isfinite(loss):
+                sys.exit(f"the loss is {loss.item()} in epoch {epoch + 1}: try a smaller --lr")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -83,6 +109,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     given = parser.parse_args()
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError:
+        sys.exit("the script needs torch: pip install 'onnxprune[finetune]'")
     with np.load(given.data) as held:
         student = train(dict(held), given.epochs, given.batch, given.lr)
     from onnxprune.finetuning.bundle import write_weights

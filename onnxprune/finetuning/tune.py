@@ -110,7 +110,8 @@ def require_torch() -> None:
 def prove(network: Network, proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], seed: int) -> float:
     """Largest relative difference of an output between torch and onnxruntime on random inputs.
 
-    shapes: of the inputs, by name. Raises VerificationError over `AGREE`, or over ten times what float32 itself loses in that network.
+    shapes: of the inputs, by name. Raises VerificationError over `AGREE`, or over ten times what float32 itself loses
+    in that network.
     """
     import torch
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from commands import done, run
 from graphs import proto
@@ -203,3 +204,79 @@ def test_the_script_as_a_user_runs_it(cut, bundle, tmp_path):
     back = onnxprune.absorb(cut.model, bundle / "weights.safetensors")
     assert len(back.changed) > 20
     assert back.missing == ()
+
+
+X = np.random.default_rng(1).standard_normal((256, 4)).astype(np.float32)
+ENDS_IN_SOFTMAX = """g (float[N,4] x) => (float[N,3] y, int64[N] best) <float[4,3] w> {
+    h = MatMul(x, w)
+    y = Softmax <axis = 1> (h)
+    best = ArgMax <axis = 1, keepdims = 0> (y)
+}"""
+
+
+def other_weights(model):
+    """A copy of it with weights of which the answers are not those of the model."""
+    new = np.random.default_rng(7).standard_normal((4, 3)).astype(np.float32)
+    return onnxprune.absorb(model, {"w": new}).model
+
+
+def answers(model):
+    """The classes that a model finds."""
+    return onnxruntime.InferenceSession(model.SerializeToString()).run(["best"], {"x": X})[0]
+
+
+def run_script(folder, data, *line):
+    """The script of a bundle, on some arrays."""
+    np.savez(folder / "data.npz", **data)
+    line = [sys.executable, folder / "train.py", folder / "data.npz", "--lr", 0.1, *line]
+    return subprocess.run(list(map(str, line)), capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("labelled", [False, True], ids=["teacher", "labels"])
+def test_the_script_on_probabilities(tmp_path, labelled):
+    """Of a network that ends in a softmax, the script compares what is before it, and it leaves whole numbers alone."""
+    pytest.importorskip("torch")
+    model = proto(ENDS_IN_SOFTMAX)
+    teacher = other_weights(model)
+    wanted = answers(teacher)
+    onnxprune.handoff(model, tmp_path / "b", teacher=None if labelled else teacher)
+    data = {"x": X, "labels": wanted.astype(np.uint8)} if labelled else {"x": X}
+    ran = run_script(tmp_path / "b", data, "--epochs", 20, "--batch", 32)
+    assert ran.returncode == 0, ran.stderr
+    back = onnxprune.absorb(model, tmp_path / "b" / "weights.safetensors").model
+    assert (answers(model) == wanted).mean() < 0.8
+    assert (answers(back) == wanted).mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"z": X, "labels": np.zeros(256, int)}, "the inputs are ['x'], the file has ['z']"),
+        ({"x": X}, "there is neither teacher.onnx nor an array 'labels'"),
+        ({"x": X, "labels": np.r_[[1] * 255, 3]}, "a label is not one of the classes 0..2"),
+        ({"x": X, "labels": np.full(256, 1.5)}, "a label is not one of the classes 0..2"),
+        ({"x": X * np.float32(np.nan), "labels": np.zeros(256, int)}, "the loss is nan in epoch 1"),
+    ],
+    ids=["names", "no labels", "out of range", "no whole numbers", "NaN"],
+)
+def test_what_the_script_refuses(tmp_path, data, message):
+    """It says in one line what is wrong with the data, ends where the loss is not finite, and leaves the weights."""
+    pytest.importorskip("torch")
+    onnxprune.handoff(proto(ENDS_IN_SOFTMAX), tmp_path / "b")
+    before = (tmp_path / "b" / "weights.safetensors").read_bytes()
+    ran = run_script(tmp_path / "b", data, "--batch", 32)
+    assert ran.returncode == 1
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert (tmp_path / "b" / "weights.safetensors").read_bytes() == before
+
+
+def test_the_script_without_torch(tmp_path):
+    """It names what to install."""
+    onnxprune.handoff(proto(ENDS_IN_SOFTMAX), tmp_path / "b")
+    np.savez(tmp_path / "data.npz", x=X)
+    hide = f"import sys, runpy\nsys.modules['torch'] = None\nsys.argv = ['train.py', {str(tmp_path / 'data.npz')!r}]\n"
+    hide += f"runpy.run_path({str(tmp_path / 'b' / 'train.py')!r}, run_name='__main__')"
+    ran = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.strip() == "the script needs torch: pip install 'onnxprune[finetune]'"

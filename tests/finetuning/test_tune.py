@@ -256,7 +256,7 @@ def test_data_are_checked(torch, cut, labelled):
 def test_nothing_to_train(torch):
     """A model in which no layer reads an initializer is refused: there is nothing that training could change."""
     model = proto("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
-    with pytest.raises(UnsupportedError, match="no initializer .* `onnxprune clean`"):
+    with pytest.raises(UnsupportedError, match=r"no initializer .* `onnxprune clean`"):
         tune(model, teacher=model, data=np.ones((16, 4), np.float32))
 
 
