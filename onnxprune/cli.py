@@ -86,7 +86,7 @@ def compress(model: o.Source, given: tuning_options.Compression) -> None:
         done = stages.staged(model, given.arguments(), steps=given.steps, tuning=given.tuning())
         _write(done.result, model, out, force=given.force, stamp=given.stamp, plan_out=given.save_plan)
     used = (model, given.data, given.finetune)
-    _report(done.result, out, given.as_json, given.quiet, done.tuned, used, given.report)
+    _report(done.result, out, given.as_json, given.quiet, done.tuned, used, given.report, given.steps)
 
 
 def _compress_within(model: Path, out: Path, given: tuning_options.Compression) -> None:
@@ -300,8 +300,9 @@ def _report(
     tuned: Sequence[TuneReport] = (),
     used: Sequence[str | Path | None] = (),
     page: Path | None = None,
+    steps: int = 1,
 ) -> None:
-    """The cut, and what training did after it."""
+    """The cut, and what training did after it, or after each of several cuts."""
     report = result.report
     if as_json or page is not None:
         told = report.as_dict()
@@ -322,8 +323,8 @@ def _report(
         for each in tuned:
             tuning.tell(each, out, as_json=False, quiet=False)
     warn_made_up(quiet and report.synthetic)
-    for each in tuned:
-        tuning.end(each, out, written=True)
+    for step, each in enumerate(tuned, 1):
+        tuning.end(each, out, True, step, steps)
     if result.refused:
         raise TargetError(result.refused)
 

@@ -65,9 +65,13 @@ def tell(report: TuneReport, out: Path, as_json: bool, quiet: bool) -> None:
         show(text.tuning(report, out))
 
 
-def end(report: TuneReport, out: Path, written: bool) -> None:
-    """The exit code of a run that stopped short: 130 after Ctrl-C, 1 where the loss was not finite."""
+def end(report: TuneReport, out: Path, written: bool, step: int = 1, steps: int = 1) -> None:
+    """The exit code of a run that stopped short: 130 after Ctrl-C, 1 where the loss was not finite.
+
+    step, steps: of how many cuts it followed which.
+    """
     what = f"'{out}' has the best weights so far, of epoch {report.epoch}" if written else "nothing was written"
+    what += f"; it is that of step {step} of {steps}: the target is not reached" if step < steps else ""
     if report.failed:
         raise TargetError(f"{report.stopped}; {what}")
     if report.interrupted:

@@ -135,6 +135,8 @@ def _map(
     trained = set(trainable(from_proto(proto)))
     keep = {} if plan is None else plan.keep
     _check_plan(keep, arrays)
+    if teacher is not None:
+        _check_original(keep, _arrays(teacher))
     entries = {
         n: {
             "shape": list(a.shape),
@@ -167,6 +169,21 @@ def _check_plan(keep: Mapping[str, Mapping[int, list[int]]], arrays: Mapping[str
     ]
     if wrong:
         raise ModelError(f"the plan is not that of this model: {'; '.join(wrong[:_SHOWN])}")
+
+
+def _check_original(keep: Mapping[str, Mapping[int, list[int]]], arrays: Mapping[str, Array]) -> None:
+    """Raise ModelError where a plan cuts nothing that the teacher has, or keeps what lies beyond its ends."""
+    if keep and arrays and not any(n in arrays for n in keep):
+        raise ModelError(f"the plan is not that of the teacher: it cuts '{next(iter(keep))}', which the teacher lacks")
+    wrong = [
+        f"it keeps index {max(kept)} along axis {axis} of '{n}', which is {list(arrays[n].shape)}"
+        for n, axes in keep.items()
+        if n in arrays
+        for axis, kept in axes.items()
+        if axis >= arrays[n].ndim or arrays[n].shape[axis] <= max(kept, default=-1)
+    ]
+    if wrong:
+        raise ModelError(f"the plan is not that of the teacher: {'; '.join(wrong[:_SHOWN])}")
 
 
 def _check_origin(proto: onnx.ModelProto, metadata: Mapping[str, str], path: Path) -> None:

@@ -145,13 +145,19 @@ class Teacher:
         """Answers about all training inputs in one view, in the order of `samples.train`; `step` hears of
         every batch that begins."""
         if view not in self._kept:
-            found: Arrays = {}
-            for start in range(0, len(samples.train), batch):
-                step()
-                rows = samples.train[start : start + batch]
-                for name, array in self.answers(samples.batch(rows, view)).items():
-                    if name not in found:
-                        found[name] = self.room.array((len(samples.train), *array.shape[1:]), array.dtype)
-                    found[name][start : start + len(rows)] = array
-            self._kept[view] = found
+            self._kept[view] = self.all_answers(samples, samples.train, view, batch, step)
         return self._kept[view]
+
+    def all_answers(
+        self, samples: Samples, rows: Rows, view: int | None, batch: int, step: Callable[[], None] = lambda: None
+    ) -> Arrays:
+        """Answers about some inputs, which may be more than memory holds, in batches."""
+        found: Arrays = {}
+        for start in range(0, len(rows), batch):
+            step()
+            part = rows[start : start + batch]
+            for name, array in self.answers(samples.batch(part, view)).items():
+                if name not in found:
+                    found[name] = self.room.array((len(rows), *array.shape[1:]), array.dtype)
+                found[name][start : start + len(part)] = array
+        return found

@@ -94,10 +94,16 @@ def _whole(model: Source, results: list[Result], options: Mapping[str, Any]) -> 
         recovery=last.report.recovery,
         seconds=seconds,
         note=last.report.note,
-        caveats=tuple(dict.fromkeys(n for r in results for n in r.report.caveats)),
+        caveats=tuple(dict.fromkeys([*(n for r in results for n in r.report.caveats), *_beside(last)])),
         settings=plan.settings,
     )
     return Result(last.model, plan, report)
+
+
+def _beside(last: Result) -> list[str]:
+    """What has to be said of a repair that looked at the network of the step before."""
+    told = "The repair of the last step is compared with the network of the step before it, not with the original."
+    return [told] if last.report.recovery is not None else []
 
 
 def _composed(plans: list[Plan], known: set[str]) -> Plan:

@@ -25,7 +25,7 @@ from onnxprune.student.norms import estimate, normalise
 
 _WARM_UP = 0.1  # share of the steps, at most one epoch
 _MOMENTUM = 0.9
-_MEASURED = 8  # batches that show what the layers give
+_MEASURED = 8  # most batches that show what the layers give
 _RESUMED = ("epoch", "history", "best_epoch", "images", "shares", "stopped")  # of a course, in a checkpoint
 Weights = dict[str, Tensor]
 OnEpoch = Callable[[int, Mapping[str, Any]], None]
@@ -65,15 +65,16 @@ class Training:
         chunk = math.lcm(network.batch or 1, teacher.chunk or 1)
         self._size = max(min(options.batch, len(samples.train)) // chunk, 1) * chunk
         self._steps = -(-len(samples.train) // self._size)
-        self.normalised = normalise(network, self._some(0)) if options.norm == "batch" else 0
+        enough = 1 if options.resume else _MEASURED  # one tells which layers; the statistics come with the checkpoint
+        self.normalised = normalise(network, self._some(0, enough)) if options.norm == "batch" else 0
         self._optimizer = _optimizer(network, options)
         self._course = Course()
         self._clock = _Clock(self._course.shares)
 
-    def _some(self, number: int) -> Iterator[dict[str, Tensor]]:
+    def _some(self, number: int, most: int = _MEASURED) -> Iterator[dict[str, Tensor]]:
         """Batches of an epoch's view that show what the layers give."""
         order = np.random.default_rng([self.options.seed, 3, number]).permutation(len(self.samples.train))
-        for start in range(0, min(_MEASURED, len(order) // self._size) * self._size, self._size):
+        for start in range(0, min(most, len(order) // self._size) * self._size, self._size):
             rows = self.samples.train[order[start : start + self._size]]
             yield self._feeds(self.samples.batch(rows, number % self.options.views))
 
@@ -212,11 +213,7 @@ class Training:
 
     def _held_answers(self) -> Arrays:
         if not hasattr(self, "_held"):
-            held, size = self.samples.held, self._size
-            parts = [
-                self.teacher.answers(self.samples.batch(held[i : i + size], None)) for i in range(0, len(held), size)
-            ]
-            self._held: Arrays = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+            self._held = self.teacher.all_answers(self.samples, self.samples.held, None, self._size)
         return self._held
 
     # ---- tensors -----------------------------------------------------------------------------------------------------

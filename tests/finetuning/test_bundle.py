@@ -101,6 +101,11 @@ def test_a_plan_or_a_teacher_of_another_architecture(cut, tmp_path):
     plan = onnxprune.make_plan(FIXTURES / "vgg_legacy.onnx", flops=0.5)
     with pytest.raises(ModelError, match="the plan is not that of this model: it cuts '"):
         onnxprune.handoff(cut.model, tmp_path / "b", plan=plan)
+    vit = FIXTURES / "tiny_vit_legacy.onnx"  # takes and gives the same
+    with pytest.raises(ModelError, match="the plan is not that of the teacher: it cuts '"):
+        onnxprune.handoff(cut.model, tmp_path / "b", teacher=vit, plan=cut.plan)
+    with pytest.raises(ModelError, match=r"the plan is not that of the teacher: it keeps index .* of '"):
+        onnxprune.handoff(cut.model, tmp_path / "b", teacher=cut.model, plan=cut.plan)
     other = proto("g (float[N,3] x) => (float[N,3] y) <float[3,3] w> { y = MatMul(x, w) }")
     with pytest.raises(ModelError, match="the teacher must be the original of the model"):
         onnxprune.handoff(cut.model, tmp_path / "b", teacher=other)

@@ -17,6 +17,7 @@ from commands import done, run
 
 import onnxprune
 from onnxprune.finetuning import stages
+from onnxprune.finetuning.settings import RATES
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODEL, TRAIN = FIXTURES / "senet_dynamo.onnx", FIXTURES / "digits_calib.npz"
@@ -150,11 +151,30 @@ def test_steps(tmp_path):
     assert run("compress", MODEL, *CUT, "--steps", 2, *quantized, "-o", tmp_path / "n.onnx").exit_code == 2
 
 
+def test_steps_with_repairs():
+    """The report says that the last repair imitates the network of the step before."""
+    options = {"flops": 0.3, "data": TRAIN, "recover": "moments", "allocate": "global", "calibration_size": 64}
+    (once, twice) = (stages.staged(MODEL, options, steps=n).result.report.caveats for n in (1, 2))
+    assert not any("step before" in text for text in once)
+    assert any("not with the original" in text for text in twice)
+
+
+def test_steps_that_stop_short(torch, tmp_path):
+    """Where training fails in a step that is not the last, the message says that the target was not reached."""
+    line = ("compress", MODEL, *CUT, "--steps", 2, "--finetune", TRAIN, "--epochs", 1, "-o", tmp_path / "s.onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RATES, "adam", 1e30)
+        stopped = run(*line)
+    assert stopped.exit_code == 1
+    assert "it is that of step 1 of 2: the target is not reached" in " ".join(stopped.output.split())
+
+
 def test_steps_with_training(torch):
     """Every step is trained towards the original before the next cut."""
     options = {"flops": 0.2, "recover": "none", "align": 1}
     tuning = {"data": TRAIN, "epochs": 1, "limit": 64, "batch": 16, "lr": 3e-3}
     done_ = stages.staged(MODEL, options, steps=2, tuning=tuning)
+    assert not any("step before" in text for text in done_.result.report.caveats), "nothing was repaired"
     assert len(done_.tuned) == 2
     assert {r.teacher for r in done_.tuned} == {str(MODEL)}
     cost = done_.result.report

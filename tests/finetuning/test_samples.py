@@ -92,6 +92,17 @@ def test_the_teacher_answers(text):
     assert len(steps) == -(-len(found.train) // 8)
 
 
+@pytest.mark.parametrize("room", [0, 1e9], ids=["in a file", "in memory"])
+def test_answers_about_what_is_held_out(room):
+    """They, too, lie in a temporary file where memory is short; inputs are as they are, in no view."""
+    model = proto(LINEAR)
+    found = samples_of(model)
+    teacher = Teacher(model, ["y"], Room(room))
+    told = teacher.all_answers(found, found.held, None, 2)["y"]
+    assert isinstance(told, np.memmap) == (room == 0)
+    np.testing.assert_allclose(told, teacher.answers({"x": X[found.held]})["y"], rtol=1e-6)
+
+
 def test_outputs_without_samples():
     """An output that is not per sample cannot be imitated, and is named."""
     model = proto(
