@@ -206,6 +206,8 @@ def _key(student: onnx.ModelProto, teacher: onnx.ModelProto, samples: Samples, o
         state.update(f"{name} {array.shape} {array.dtype}".encode())
         for row in (*samples.train[:4], *samples.held[:4]):
             state.update(np.ascontiguousarray(array[row]).tobytes())
+    if samples.labels is not None:
+        state.update(np.ascontiguousarray(samples.labels).tobytes())
     return state.hexdigest()
 
 

@@ -58,8 +58,8 @@ def pairs(
     """
     norms = relative_norms(analysis)
     gone = distances[~decide(distances).kept]  # distances alone: larger thresholds would exceed the budget
-    found: dict[bytes, Pair] = {}
-    for level in Progress("thresholds:", count, most=True).over(_levels(gone, count)):
+    levels, found = _levels(gone, count), dict[bytes, Pair]()
+    for level in Progress("thresholds:", len(levels), most=True).over(levels):
         if len(found) == count:
             break
         start = time.perf_counter()

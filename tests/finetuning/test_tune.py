@@ -171,6 +171,17 @@ def test_resumed_is_uninterrupted(torch, cut, tmp_path):
         tuning.tune(cut, TuneOptions(**options, checkpoint=tmp_path / "none", resume=True))
 
 
+def test_a_checkpoint_knows_its_labels(torch, cut, labelled, tmp_path):
+    """A run is not resumed on the same images with other labels."""
+    data, place = tmp_path / "train.npz", tmp_path / "c"
+    data.write_bytes(labelled.read_bytes())
+    options = {"teacher": TEACHER, "data": data, "labels": True, "epochs": 3, "batch": 32, "checkpoint": place}
+    assert tuning.tune(cut, TuneOptions(**options), interrupting(1)).report.interrupted
+    np.savez(data, input=TEST["input"][:250], labels=np.roll(TEST["labels"][:250], 1))
+    with pytest.raises(ModelError, match="belongs to other models, data or options"):
+        tuning.tune(cut, TuneOptions(**options, resume=True))
+
+
 def test_ctrl_c_keeps_the_best(torch, cut):
     """After Ctrl-C the weights are the best so far, and the report says so."""
     seen = {}
