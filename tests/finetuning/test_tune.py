@@ -176,7 +176,7 @@ def test_a_checkpoint_knows_its_labels(torch, cut, labelled, tmp_path):
     data, place = tmp_path / "train.npz", tmp_path / "c"
     data.write_bytes(labelled.read_bytes())
     options = {"teacher": TEACHER, "data": data, "labels": True, "epochs": 3, "batch": 32, "checkpoint": place}
-    assert tuning.tune(cut, TuneOptions(**options), interrupting(1)).report.interrupted
+    assert tuning.tune(cut, TuneOptions(**options), interrupting(2)).report.interrupted
     np.savez(data, input=TEST["input"][:250], labels=np.roll(TEST["labels"][:250], 1))
     with pytest.raises(ModelError, match="belongs to other models, data or options"):
         tuning.tune(cut, TuneOptions(**options, resume=True))
