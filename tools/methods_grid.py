@@ -15,7 +15,7 @@ NETWORKS = (
     Network(RESNET56, "cifar10", 512, (0.5, 0.2), False),
 )
 GLOBAL = {"allocate": "global"}
-DEFAULT = "obs, greedy"  # the choice by default, with data: beside the others, with the best of their repairs
+DEFAULT = "obs, greedy"  # the choice by default, with data; tools/recovery_grid.py has it for the other networks
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"method": "random"} | GLOBAL,
     "l2": {"method": "l2"} | GLOBAL,
@@ -42,7 +42,8 @@ def rows() -> Iterator[Row]:
 def _grid(network: Network, repair: str) -> Iterator[Row]:
     yield Row("original", network.name, "original")
     several = network.name == RESNET20 and repair == "least-squares"
-    for name, options in ((n, o) for n, o in METHODS.items() if n != DEFAULT or repair == REPAIRS[-1]):
+    by_default = repair == REPAIRS[-1] and network.name in OWN
+    for name, options in ((n, o) for n, o in METHODS.items() if n != DEFAULT or by_default):
         for keep in network.keeps:
             for seed in SEEDS if name == "random" and several else SEEDS[:1]:
                 label, more = f"{repair}: {name}", options | {"recover": repair}
