@@ -156,16 +156,21 @@ def _map(
     }
 
 
+def _axes(
+    keep: Mapping[str, Mapping[int, list[int]]], arrays: Mapping[str, Array]
+) -> list[tuple[str, tuple[int, ...], int, list[int]]]:
+    """Initializer, its shape, axis and indices of what a plan keeps of these arrays."""
+    return [(n, arrays[n].shape, axis, kept) for n in keep if n in arrays for axis, kept in keep[n].items()]
+
+
 def _check_plan(keep: Mapping[str, Mapping[int, list[int]]], arrays: Mapping[str, Array]) -> None:
     """Raise ModelError where a plan keeps another number of positions than the model has, or has none of its names."""
     if keep and not any(n in arrays for n in keep):
         raise ModelError(f"the plan is not that of this model: it cuts '{next(iter(keep))}', which the model lacks")
     wrong = [
-        f"'{n}' is {list(arrays[n].shape)}, the plan keeps {len(kept)} along axis {axis}"
-        for n, axes in keep.items()
-        if n in arrays
-        for axis, kept in axes.items()
-        if axis >= arrays[n].ndim or arrays[n].shape[axis] != len(kept)
+        f"'{n}' is {list(shape)}, the plan keeps {len(kept)} along axis {axis}"
+        for n, shape, axis, kept in _axes(keep, arrays)
+        if axis >= len(shape) or shape[axis] != len(kept)
     ]
     if wrong:
         raise ModelError(f"the plan is not that of this model: {'; '.join(wrong[:_SHOWN])}")
@@ -176,11 +181,9 @@ def _check_original(keep: Mapping[str, Mapping[int, list[int]]], arrays: Mapping
     if keep and arrays and not any(n in arrays for n in keep):
         raise ModelError(f"the plan is not that of the teacher: it cuts '{next(iter(keep))}', which the teacher lacks")
     wrong = [
-        f"it keeps index {max(kept)} along axis {axis} of '{n}', which is {list(arrays[n].shape)}"
-        for n, axes in keep.items()
-        if n in arrays
-        for axis, kept in axes.items()
-        if axis >= arrays[n].ndim or arrays[n].shape[axis] <= max(kept, default=-1)
+        f"it keeps index {max(kept)} along axis {axis} of '{n}', which is {list(shape)}"
+        for n, shape, axis, kept in _axes(keep, arrays)
+        if axis >= len(shape) or shape[axis] <= max(kept, default=-1)
     ]
     if wrong:
         raise ModelError(f"the plan is not that of the teacher: {'; '.join(wrong[:_SHOWN])}")
