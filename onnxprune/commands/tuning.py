@@ -40,19 +40,14 @@ def finetune(model: o.Source, given: t.Tuning) -> None:
         if given.resume and not checkpoint.exists():
             raise UsageError(f"--resume: there is no checkpoint '{checkpoint}'; leave out --resume to start anew")
         tuned = tune(model, checkpoint=checkpoint, **given.arguments())
-        usable = tuned.report.epoch > 0 or not stopped_short(tuned.report)
+        usable = tuned.report.epoch > 0 or not (tuned.report.failed or tuned.report.interrupted)
         if usable:
             files.write_model(tuned.model, out, source=model, force=replace)
-        if not stopped_short(tuned.report):
+        if not tuned.report.interrupted:  # a loss that is not finite would be met again
             checkpoint.unlink(missing_ok=True)
     if usable:
         tell(tuned.report, out, given.as_json, given.quiet)
     end(tuned.report, out, usable)
-
-
-def stopped_short(report: TuneReport) -> bool:
-    """Whether a run could be taken up again."""
-    return report.failed or report.interrupted
 
 
 def tell(report: TuneReport, out: Path, as_json: bool, quiet: bool) -> None:

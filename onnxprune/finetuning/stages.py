@@ -55,13 +55,19 @@ def staged(
             from onnxprune.finetuning.tune import finetune
 
             tuned = finetune(result.model, teacher=model, **tuning)
-            reports.append(tuned.report)
+            reports.append(replace(tuned.report, model=_named(model, step, steps)))
             result = replace(result, model=tuned.model)
         results.append(result)
         current = result.model
         if reports and (reports[-1].failed or reports[-1].interrupted):
             break
     return Staged(_whole(model, results, options), tuple(reports))
+
+
+def _named(model: Source, step: int, steps: int) -> str:
+    """What a report of training calls a network that is in no file yet."""
+    name = model.graph.name if isinstance(model, onnx.ModelProto) else str(model)
+    return f"{name}, cut" + (f" (step {step} of {steps})" if steps > 1 else "")
 
 
 def _share(options: Mapping[str, Any], results: list[Result], part: float) -> dict[str, Any]:

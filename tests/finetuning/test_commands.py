@@ -72,6 +72,23 @@ def test_refusals(torch, small):
     assert [p.name for p in small.parent.iterdir()] == ["small.onnx"]
 
 
+def test_a_loss_that_is_not_finite_later(torch, small, monkeypatch):
+    """The best weights so far are written; there is no checkpoint, as the same would be met again."""
+    from onnxprune.student.training import Training
+
+    honest = Training._step
+
+    def step(self, places, view, answers, number):
+        loss, agreement = honest(self, places, view, answers, number)
+        return (float("nan") if number >= self._steps else loss), agreement
+
+    monkeypatch.setattr(Training, "_step", step)
+    failed = run("finetune", small, "--teacher", MODEL, "--data", TRAIN, "--limit", 64, "--epochs", 2, "--lr", 0.003)
+    assert failed.exit_code == 1
+    assert "the loss was nan in epoch 2, step 1 of" in " ".join(failed.output.split())
+    assert {p.name for p in small.parent.iterdir()} == {"small.onnx", "small.tuned.onnx"}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_and_resume(torch, small):
     """Ctrl-C writes the best weights so far and returns 130; --resume goes on, and clears up."""
@@ -104,6 +121,7 @@ def test_compress_and_finetune(torch, tmp_path):
     assert told["recovery"]["data"]["name"] == "digits_calib.npz"
     assert len(told["tuning"]) == 1
     assert told["tuning"][0]["teacher"] == str(MODEL)
+    assert told["tuning"][0]["model"] == f"{MODEL}, cut"
     assert told["tuning"][0]["proof"]["after"] < 1e-5
     text = done(*line, "-o", tmp_path / "t.onnx", "--save-plan", tmp_path / "p.json").stdout
     assert "macs" in text.lower()
@@ -177,6 +195,7 @@ def test_steps_with_training(torch):
     assert not any("step before" in text for text in done_.result.report.caveats), "nothing was repaired"
     assert len(done_.tuned) == 2
     assert {r.teacher for r in done_.tuned} == {str(MODEL)}
+    assert [r.model for r in done_.tuned] == [f"{MODEL}, cut (step {step} of 2)" for step in (1, 2)]
     cost = done_.result.report
     assert 0.15 < cost.compressed.macs / cost.original.macs <= 0.2
     plain = onnxprune.apply_plan(MODEL, done_.result.plan).model
