@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any, NamedTuple
 
 from onnxprune.errors import UsageError
@@ -46,9 +48,23 @@ def _dask(scheduler: str | None, jobs: int) -> Any:
     except ImportError as error:
         raise UsageError("--backend dask needs dask: pip install 'dask[distributed]'") from error
     if scheduler is None:
-        return Client(n_workers=jobs, threads_per_worker=1, processes=True, dashboard_address=None)
+        with _deaf_to_ctrl_c():
+            return Client(n_workers=jobs, threads_per_worker=1, processes=True, dashboard_address=None)
     with _answering("dask", scheduler):
         return Client(scheduler)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C, which a terminal sends to all: who started them ends them."""
+    if current_thread() is not main_thread():  # only the main one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
