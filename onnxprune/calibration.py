@@ -13,7 +13,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.clock import Progress
 from onnxprune.cost import CostModel
 from onnxprune.data import Data, Preprocess, fitting, open_data
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, UsageError
 from onnxprune.graph import Array
 from onnxprune.recover.accuracy import check_labels
 from onnxprune.recover.program import Store
@@ -68,7 +68,7 @@ def calibration(
 
     augment: "flip" adds mirrored copies of images to what fits see; "auto" does where images are small enough for the
     time. input_range: of inputs that are made up, guessed where it is None. memory: bytes; the batches are as
-    large as it allows. Raises DataError for what does not fit the model.
+    large as it allows. Raises DataError for what does not fit the model, UsageError for mirrored copies of no image.
     """
     specs, store = input_specs(analysis.model.header), Store(memory * _STORED)
     batch = _batch(analysis, specs, memory)
@@ -88,6 +88,8 @@ def calibration(
         notes.append(f"to keep to the time, {taken} calibration inputs are used, not {size}")
     batches = _divided(specs, batches)
     held = _held(batches)
+    if augment == "flip" and not any(map(_is_image, batches[0].values())):
+        raise UsageError("--augment flip: the model takes no images of three colours and at least 16 pixels a side")
     flips = augment == "flip" or (augment == "auto" and _worth_it(macs, specs, batches, taken, seconds))
     if flips and held:
         flipped = [_kept(b, store) for b in _flipped(batches[: len(batches) - held])]

@@ -7,7 +7,7 @@ import pytest
 from graphs import analyse
 
 from onnxprune.calibration import calibration
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, UsageError
 
 TEXT = """g (float[N,3,16,20] x) => (float[] y) <float[4,3,3,3] w, float[4] b, float[2,4,1,1] v> {
     h = Conv(x, w, b)
@@ -104,6 +104,8 @@ def test_what_is_no_picture_is_not_mirrored(tmp_path, text, shape):
     found, _ = taken(tmp_path, 150, text=text, shape=shape, augment="auto")
     assert sorted(numbers(found.batches)) == list(range(150))
     assert not found.notes
+    with pytest.raises(UsageError, match="--augment flip: the model takes no images of three colours"):
+        taken(tmp_path, 150, text=text, shape=shape, augment="flip")
 
 
 def test_mirrored_by_default_where_time_allows(tmp_path):
