@@ -6,8 +6,9 @@
     python tools/bench_finetune.py ... --spec '{"model": "vgg", "flops": 0.54, "epochs": 10}'   a row of your own
 
 MODELS holds the networks (NAME.onnx); TRAIN the training images as uint8 with labels; TEST the test set as the networks
-take it, with labels. WORK keeps cut models and checkpoints: an interrupted row goes on where it stopped. Results go to
-tools/results/finetune.json. The last epoch counts, not the best; nothing is chosen on the test set.
+take it, with labels. WORK keeps cut models, trained ones, from which some rows start, and checkpoints: an interrupted
+row goes on where it stopped. Results go to tools/results/finetune.json. The last epoch counts, not the best; nothing is
+chosen on the test set.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ ROWS: dict[str, Spec] = {
     "densenet_0.3": {"model": "cifar10_densenet", "flops": 0.3},
     "mobilenet_size": {"model": "cifar10_mobilenet", "size": 0.7392, **LABELS},
     "mobilenet_size_plain": {"model": "cifar10_mobilenet", "size": 0.7392, "labels": True, "alpha": 0.0},
+    # the network of fixtures/ could learn more: these start from what `mobilenet_plain` makes of it
+    "mobilenet_plain": {"model": "cifar10_mobilenet", "flops": None, "labels": True, "alpha": 0.0},
+    "mobilenet_trained_size": {"model": "mobilenet_plain.tuned", "size": 0.7392, **LABELS},
+    "mobilenet_trained_size_plain": {"model": "mobilenet_plain.tuned", "size": 0.7392, "labels": True, "alpha": 0.0},
 }
 
 
@@ -115,7 +120,7 @@ def training(s: Spec, model: str) -> str:
 
 def measure(name: str, s: Spec, given: argparse.Namespace) -> Spec:
     """One row: cut, repair, train, with the accuracy after every epoch."""
-    places = [folder / f"{s['model']}.onnx" for folder in (given.models, FIXTURES)]
+    places = [folder / f"{s['model']}.onnx" for folder in (given.models, FIXTURES, given.work)]
     teacher, place = next((p for p in places if p.exists()), places[0]), given.work / f"{name}.onnx"
     with np.load(given.test) as held:
         test = dict(held)
