@@ -242,6 +242,7 @@ def _report(
         proof=proof,
         device=str(training.device),
         normalised=training.normalised,
+        teacher_accuracy=training.teacher_accuracy(),
         notes=samples.notes,
     )
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 class TuneReport:
     """What a fine-tuning did.
 
-    history: per epoch `epoch`, `loss` (training), `held_loss`, `agreement` 0..1 with the teacher (both on held-out
-    data), `seconds`; the first entry is the start. epoch: whose weights were taken; stopped: why it ended early, "" if
-    it did not; failed: whether the loss was not finite; interrupted: whether by Ctrl-C. shares: seconds by what they
-    were spent on; images: samples trained on; proof: largest relative difference between torch and onnxruntime,
-    `before` and `after`; normalised: layers that were normalised by batch.
+    history: per epoch `epoch`, `loss` (training), `held_loss`, `agreement` 0..1 with the teacher and, where labels are
+    used, `accuracy` 0..1 (all on held-out data), `seconds`; the first entry is the start. epoch: whose weights were
+    taken; stopped: why it ended early, "" if it did not; failed: whether the loss was not finite; interrupted: whether
+    by Ctrl-C. shares: seconds by what they were spent on; images: samples trained on; proof: largest relative
+    difference between torch and onnxruntime, `before` and `after`; normalised: layers that were normalised by batch;
+    teacher_accuracy: that of the original on held-out data, where labels are used.
     """
 
     model: str
@@ -38,6 +39,7 @@ class TuneReport:
     proof: dict[str, float]
     device: str
     normalised: int
+    teacher_accuracy: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -60,16 +62,20 @@ def tuning(report: TuneReport, output: object) -> RenderableType:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
-    for name in ("epoch", "loss", "held-out loss", "agreement", "seconds"):
+    labelled = report.teacher_accuracy is not None
+    for name in ("epoch", "loss", "held-out loss", "agreement", *["accuracy"] * labelled, "seconds"):
         table.add_column(name, justify="right")
     for e in report.history:
         loss = "" if e["loss"] is None else f"{e['loss']:.4g}"
         seconds = f"{e['seconds']:.1f}" if e["epoch"] else ""
-        table.add_row(str(e["epoch"]), loss, f"{e['held_loss']:.4g}", f"{e['agreement']:.1%}", seconds)
+        shares = [f"{e[n]:.1%}" for n in ("agreement", "accuracy")[: 1 + labelled]]
+        table.add_row(str(e["epoch"]), loss, f"{e['held_loss']:.4g}", *shares, seconds)
     head = (
         f"{report.model} -> {output}\n\n{report.weights} weights trained on {report.samples} samples of {report.data}; "
         f"{report.held} held out."
     )
+    if report.teacher_accuracy is not None:
+        head += f" The original answers {report.teacher_accuracy:.1%} of these as labelled."
     if report.normalised:
         head += f" {report.normalised} layers were normalised by batch meanwhile."
     spent = ", ".join(f"{k} {v / report.seconds:.0%}" for k, v in report.shares.items()) if report.seconds else ""

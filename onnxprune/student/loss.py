@@ -83,6 +83,10 @@ class Objective:
         size = sum(float(told[o].square().sum()) for o in self.dense)
         return 1 - math.sqrt(wrong / max(size, _TINY))
 
+    def accuracy(self, made: Mapping[str, Tensor], labels: Tensor) -> float:
+        """Share of the samples that the first scores answer as labelled; made: as for the loss."""
+        return float((made[next(iter(self.scores.values()))].argmax(1) == labels).float().mean())
+
 
 def kinds(told: Mapping[str, Array], loss: str) -> tuple[list[str], frozenset[str], dict[str, float]]:
     """How the teacher's outputs are compared: rows of scores [n, classes] by KL, other floats by MSE, integers not.

@@ -113,8 +113,7 @@ class Training:
     def _start(self) -> None:
         with self._clock("teacher"):
             self._held_answers()
-        loss, agreement = self._judge()
-        self._course.history.append(_entry(0, None, loss, agreement, 0.0))
+        self._course.history.append(_entry(0, None, self._judge(), 0.0))
         self._course.best = self._weights()
 
     def _epoch(self, course: Course) -> None:
@@ -139,16 +138,15 @@ class Training:
         if self.normalised:
             with self._clock("statistics"):
                 estimate(self.network, self._some(number))
-        held, agreement = self._judge()
+        found = self._judge()
+        held = found["held_loss"]
         if not math.isfinite(held):
             first = self.samples.batch(self.samples.held[: self._size], None)
             self._fail(f"the loss on held-out data was {held} after epoch {number + 1}", first)
             return
         course.epoch += 1
         course.images += len(order)
-        course.history.append(
-            _entry(course.epoch, float(np.mean(losses)), held, agreement, time.perf_counter() - began)
-        )
+        course.history.append(_entry(course.epoch, float(np.mean(losses)), found, time.perf_counter() - began))
         self._rank(held)
 
     def _rank(self, held: float) -> None:
@@ -196,20 +194,31 @@ class Training:
 
     # ---- judging -----------------------------------------------------------------------------------------------------
 
-    def _judge(self) -> tuple[float, float]:
-        """Loss and agreement on what was set aside."""
+    def _judge(self) -> dict[str, float]:
+        """Loss, agreement and, where there are labels, accuracy on what was set aside."""
         self.network.eval()
+        totals, held = dict[str, float](), self.samples.held
         with self._clock("evaluation"), torch.no_grad():
-            totals, held = np.zeros(2), self.samples.held
             answers = self._held_answers()
             for start in range(0, len(held), self._size):
                 rows = held[start : start + self._size]
                 made = self.network(self._feeds(self.samples.batch(rows, None)), self.objective.wanted)
                 told = {n: self._tensor(a[start : start + len(rows)]) for n, a in answers.items()}
-                loss = float(self.objective(made, told, self._labels(rows)))
-                totals += len(rows) * np.array([loss, self.objective.agreement(made, told)])
-        loss, agreement = totals / len(held)
-        return float(loss), float(agreement)
+                labels = self._labels(rows)
+                found = {"held_loss": float(self.objective(made, told, labels))}
+                found["agreement"] = self.objective.agreement(made, told)
+                if labels is not None:
+                    found["accuracy"] = self.objective.accuracy(made, labels)
+                totals = {n: totals.get(n, 0.0) + len(rows) * x for n, x in found.items()}
+        return {n: x / len(held) for n, x in totals.items()}
+
+    def teacher_accuracy(self) -> float | None:
+        """Share of what was set aside that the teacher answers as labelled; None without labels."""
+        labels = self._labels(self.samples.held)
+        if labels is None:
+            return None
+        told = self._held_answers()
+        return self.objective.accuracy({s: self._tensor(told[o]) for o, s in self.objective.scores.items()}, labels)
 
     def _held_answers(self) -> Arrays:
         if not hasattr(self, "_held"):
@@ -279,8 +288,8 @@ def _image(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
-def _entry(epoch: int, loss: float | None, held: float, agreement: float, seconds: float) -> dict[str, Any]:
-    return {"epoch": epoch, "loss": loss, "held_loss": held, "agreement": agreement, "seconds": round(seconds, 3)}
+def _entry(epoch: int, loss: float | None, found: Mapping[str, float], seconds: float) -> dict[str, Any]:
+    return {"epoch": epoch, "loss": loss, **found, "seconds": round(seconds, 3)}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 from graphs import proto
+from rich.console import Console
 
 import onnxprune
 from onnxprune.errors import DataError, FileError, ModelError, UnsupportedError, UsageError, VerificationError
 from onnxprune.finetuning import tune as tuning
 from onnxprune.finetuning.settings import TuneOptions
+from onnxprune.report.tuning import tuning as as_text
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 TEACHER, TRAIN = FIXTURES / "senet_dynamo.onnx", FIXTURES / "digits_calib.npz"
@@ -39,6 +42,13 @@ def accuracy(model, start=0):
 def weights(model):
     """Bytes of all initializers."""
     return {t.name: onnx.numpy_helper.to_array(t).tobytes() for t in model.graph.initializer}
+
+
+def words(report):
+    """The report as text, without line ends."""
+    console = Console(file=io.StringIO(), width=100, markup=False)
+    console.print(as_text(report, "out.onnx"))
+    return " ".join(console.file.getvalue().split())
 
 
 def tune(model, **options):
@@ -129,6 +139,29 @@ def test_sgd_and_squared_errors(torch, cut):
     """SGD works as well, and any output can be compared by its squared error."""
     report = tune(cut, optimizer="sgd", lr=0.05, loss="mse").report
     assert report.history[-1]["held_loss"] < report.history[0]["held_loss"]
+
+
+def test_accuracy_where_there_are_labels(torch, cut, labelled):
+    """With labels, every epoch tells the accuracy on what was held out, as onnxruntime has it, and the original's."""
+    network = onnx.load(TEACHER)
+    with np.load(labelled) as found:
+        told = {n: found[n] for n in ("input", "labels")}
+    told["labels"] = (told["labels"] + (np.arange(250) % 3 == 0)) % 10  # a third is wrong
+    report = tune(cut, data=told, labels=True, epochs=1).report
+    held = np.sort(np.random.default_rng([0, 0]).permutation(250)[: report.held])
+    for model, share in ((network, report.teacher_accuracy), (cut, report.history[0]["accuracy"])):
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        answers = session.run(None, {"input": told["input"][held]})[0].argmax(1)
+        assert share == pytest.approx((answers == told["labels"][held]).mean())
+    assert 0.5 < report.teacher_accuracy < 0.9
+    assert "accuracy" in report.history[1]
+    text = words(report)
+    assert f"The original answers {report.teacher_accuracy:.1%} of these as labelled." in text
+    assert f"{report.history[1]['accuracy']:.1%}" in text
+    plain = tune(cut, epochs=1, limit=64).report
+    assert plain.teacher_accuracy is None
+    assert "accuracy" not in plain.history[0]
+    assert "as labelled" not in words(plain)
 
 
 def test_the_last_epoch_on_request(torch, cut):
