@@ -37,7 +37,7 @@ DEFAULT = "joint"  # of "auto", and of the rounds of selection
 WITHOUT_INPUTS = frozenset({"none", "absorb", "merge", "fold"})
 ALLOCATIONS = ("uniform", "global", "threshold", "greedy", "search")
 BY_TABLE = frozenset({"greedy", "search"})
-_INPUTS = 96  # inputs on which candidates are compared
+_INPUTS = 192  # inputs on which candidates are compared
 _FEWEST = 16
 _STORED, _OUTPUTS = 3 / 8, 1 / 16  # of the memory, for tensors between layers, and for a network's outputs
 _TOGETHER = 0.2  # share of the time that refits of several layers may take
@@ -255,6 +255,7 @@ class Study:
         groups, macs = len(self.analysis.groups), cost.original.macs
         for images, levels, rounds in (
             (_INPUTS, LEVELS, 2),
+            (96, LEVELS, 2),
             (48, LEVELS, 2),
             (48, LEVELS[1::2], 2),
             (32, LEVELS[1::2], 1),
