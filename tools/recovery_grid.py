@@ -92,7 +92,7 @@ PEERS = {
     "Torch-Pruning: l2, one ranking, inner channels": ("--global",),
     "Torch-Pruning: l2, one ranking, inner channels, BN re-estimated": ("--global", "--bn"),
 }
-SEEDS = (0, 1, 2)  # of the random rows, but of ResNet-56, which has one; the others have seed 0
+SEEDS = (0, 1, 2)  # of random rows, but of ResNet-56, and of ResNet-20's default; the others have seed 0
 CALIBRATION = (64, 128, 1024)
 
 
@@ -142,7 +142,8 @@ def _grid(network: Network) -> Iterator[Row]:
         tables = [({k: v for k, v in table.items() if k not in ON_SMALL}, images) for table, images in tables]
     for table, images in tables:
         for label, options in table.items():
-            several = options.get("method") == "random" and network.name != RESNET56
+            drawn = options.get("method") == "random" and network.name != RESNET56
+            several = drawn or (label == DEFAULT and network.name == RESNET20)
             seeds = SEEDS if several else SEEDS[:1]
             cells = [(keep, seed) for keep in network.keeps_of(label == DEFAULT) for seed in seeds]
             yield from (

@@ -16,10 +16,11 @@ HEAD = """# Recovery without training
 Top-1 accuracy in percent after one cut, without training and without labels, by the share of the MACs that is kept.
 Written by `python tools/bench_recovery.py MODELS DATA --peer PYTHON`; every line of the journal beside it has its
 options, seed, seconds per stage, commit and machine. Inner channels: only those within the residual blocks leave.
-Seed 0; random selection, but on ResNet-56: mean of the seeds 0, 1, 2, and their range. A share is given where it is
-not within 2 % below the target. Seconds: the whole compression at 0.5, recovery included, on a machine with other work
-on it; scoring on the test set is not. The rows `default` (bold) have joint refits that look at up to 800 inputs per
-step; all other rows with joint refits are older and look at up to 400.
+Seed 0, which also draws the calibration inputs; random selection, but on ResNet-56, and the default on ResNet-20: mean
+of the seeds 0, 1, 2, and their range. A share is given where it is not within 2 % below the target. Seconds: the whole
+compression at 0.5, recovery included, on a machine with other work on it; scoring on the test set is not. The rows
+`default` (bold) compare candidates on 192 inputs, and their joint refits look at up to 800 inputs per step; all other
+greedy rows are older and compare them on 96, all others with joint refits look at up to 400.
 """.splitlines()
 SPEED = """
 | network | layers | MMACs | allocation | images | seconds | per image, GMAC | stages over 2 % | peak MB | kept | runs |
