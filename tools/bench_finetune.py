@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "finetune.json"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cifar10"  # networks that MODELS does not hold
 PREPROCESS = "layout=nchw,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225"
 R20, R56 = "cifar10_resnet20_jpegft", "cifar10_resnet56_jpegft"
-LABELS = {"labels": True, "alpha": 0.9}
+LABELS, PLAIN = {"labels": True, "alpha": 0.9}, {"labels": True, "alpha": 0.0}
 FREE = {"align": 1}  # any widths, as in the tables of recovery
 Spec = dict[str, Any]
 # name -> what differs from `spec`; flops None: the network itself, trained by the same recipe
@@ -57,13 +57,11 @@ ROWS: dict[str, Spec] = {
     "vgg_0.54": {"model": "cifar10_vgg", "flops": 0.54},
     "densenet_0.3": {"model": "cifar10_densenet", "flops": 0.3},
     "mobilenet_size": {"model": "cifar10_mobilenet", "size": 0.7392, **LABELS},
-    "mobilenet_size_plain": {"model": "cifar10_mobilenet", "size": 0.7392, "labels": True, "alpha": 0.0},
+    "mobilenet_size_plain": {"model": "cifar10_mobilenet", "size": 0.7392, **PLAIN},
     # the network of fixtures/ could learn more: these start from what `mobilenet_plain` makes of it
-    "mobilenet_plain": {"model": "cifar10_mobilenet", "flops": None, "labels": True, "alpha": 0.0},
+    "mobilenet_plain": {"model": "cifar10_mobilenet", "flops": None, **PLAIN},
     "mobilenet_trained_size": {"model": "mobilenet_plain.tuned", "size": 0.7392, "epochs": 5, **LABELS},
-    "mobilenet_trained_size_plain": {
-        **{"model": "mobilenet_plain.tuned", "size": 0.7392, "epochs": 5, "labels": True, "alpha": 0.0}
-    },
+    "mobilenet_trained_size_plain": {"model": "mobilenet_plain.tuned", "size": 0.7392, "epochs": 5, **PLAIN},
 }
 
 
