@@ -253,13 +253,8 @@ class Study:
     def _effort(self, cost: CostModel) -> tuple[int, Sequence[float], int]:
         """Inputs, levels and rounds of the table that fit into less than half of the time."""
         groups, macs = len(self.analysis.groups), cost.original.macs
-        for images, levels, rounds in (
-            (_INPUTS, LEVELS, 2),
-            (96, LEVELS, 2),
-            (48, LEVELS, 2),
-            (48, LEVELS[1::2], 2),
-            (32, LEVELS[1::2], 1),
-        ):
+        whole = [(images, LEVELS, 2) for images in (_INPUTS, 96, 48)]
+        for images, levels, rounds in (*whole, (48, LEVELS[1::2], 2), (32, LEVELS[1::2], 1)):
             if self._table_seconds(groups, macs, images, levels, rounds) < 0.5 * self.seconds:
                 break
         else:
