@@ -55,7 +55,7 @@ def staged(
             from onnxprune.finetuning.tune import finetune
 
             tuned = finetune(result.model, teacher=model, **tuning)
-            reports.append(replace(tuned.report, model=_named(model, step, steps)))
+            reports.append(_titled(tuned.report, step, steps))
             result = replace(result, model=tuned.model)
         results.append(result)
         current = result.model
@@ -64,10 +64,9 @@ def staged(
     return Staged(_whole(model, results, options), tuple(reports))
 
 
-def _named(model: Source, step: int, steps: int) -> str:
-    """What a report of training calls a network that is in no file yet."""
-    name = model.graph.name if isinstance(model, onnx.ModelProto) else str(model)
-    return f"{name}, cut" + (f" (step {step} of {steps})" if steps > 1 else "")
+def _titled(report: TuneReport, step: int, steps: int) -> TuneReport:
+    """The report of a network that is in no file yet, under the name of its original, which taught it."""
+    return replace(report, model=f"{report.teacher}, cut" + (f" (step {step} of {steps})" if steps > 1 else ""))
 
 
 def _share(options: Mapping[str, Any], results: list[Result], part: float) -> dict[str, Any]:
