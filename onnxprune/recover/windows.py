@@ -16,7 +16,7 @@ _MOST = 3  # layers per window: a bottleneck, an inverted residual
 _FEWEST, _POSITIONS = 128, 100_000  # inputs and positions of the output that a step looks at, if there are so many
 _PART, _PARTS = 64, 24  # inputs at once: at most, and so that their tensors take such a part of the memory
 # Steps; inputs that each looks at: at most, and what they are divided by then.
-_EFFORTS = ((6, 800, 1), (6, 400, 1), (4, 400, 1), (3, 400, 1), (2, 400, 1), (2, 400, 2))
+_EFFORTS = (*((n, 800, 1) for n in (16, 12, 8, 6)), *((n, 400, 1) for n in (6, 4, 3, 2)), (2, 400, 2))
 
 
 @dataclass(frozen=True)

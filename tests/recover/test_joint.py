@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from convolutions import CASES, random_layers
 
-from onnxprune.recover import least_squares
+from onnxprune.recover import joint, least_squares
 from onnxprune.recover.joint import Effort, Part, State, gradient, refit
 from onnxprune.recover.linear import Positions
 
@@ -76,6 +76,19 @@ def test_disturbed_layers_find_back(name):
     assert done.before == State(passes, weights, biases).error(held)
     assert done.after == State(passes, done.weights, done.biases).error(held)
     assert done.after < 0.1 * done.before
+
+
+def test_many_steps_are_short_ones():
+    """More than eight steps go a share of the best length each."""
+    assert [Effort(count).share for count in (0, 1, 8, 12, 16)] == [1, 1, 1, pytest.approx(2 / 3), 0.5]
+    passes, weights, biases, part, rng = teacher("two of 3x3")
+    train, held = [part(64)], [part(40)]
+    at = State(passes, disturbed(weights, rng), biases)
+    inverse = joint._curvature(at, train, np.random.default_rng(0))
+    whole, half = (joint._step(at, train, inverse, None, share) for share in (1.0, 0.5))
+    assert all(np.array_equal(0.5 * a, b) for a, b in zip(whole, half, strict=True))
+    once = refit(passes, at.weights, at.biases, train, held, effort=Effort(1))
+    assert once.after < at.moved(half).error(held) < once.before
 
 
 def test_what_is_right_stays():

@@ -159,23 +159,24 @@ def test_work_shortens_the_fit_and_ends_it():
     """With less work there are fewer steps, then half of the inputs; then none."""
     found = found_in(CASES["five in a row"][0])
     once = 64 * 9 * 6  # one input: 64 positions, 3 x 3 weights, 6 layers in two windows
-    step = once * (6 * 64 + 32)  # on 64 inputs, checked on 32
-    bend = once * 2 * 256  # a curvature, for five steps
+    step = once * (5 * 64 + 32)  # on 64 inputs, checked on 32
+    bend = once * 2 * 256  # a curvature, for eight steps
 
     def efforts(work):
         return {(w.effort.count, w.effort.inputs) for w in affordable(found, work).values()}
 
-    assert efforts(6 * step + 2 * bend) == {(6, 64)}
-    assert efforts(6 * step + 2 * bend - 1) == {(4, 64)}
+    assert efforts(16 * step + 2 * bend) == {(16, 64)}
+    assert efforts(16 * step + 2 * bend - 1) == {(12, 64)}
+    assert efforts(8 * step + bend) == {(8, 64)}
     assert efforts(2 * step + bend) == {(2, 64)}
     assert efforts(2 * step + bend - 1) == {(2, 32)}
     assert efforts(step) == set()
 
 
 def test_a_step_looks_at_800_inputs_if_it_may():
-    """With work for it, a step looks at up to 800 inputs, with less at 400 before there are fewer steps."""
+    """With work for it, a step looks at up to 800 inputs, with less at 400 before there are fewer than six steps."""
     found = found_in(CASES["five in a row"][0], samples=450)  # two batches of them to fit
-    passes = 6 * (6 * 800 + 450) + 2 * 2 * 256
+    passes = 6 * (5 * 800 + 450) + 2 * 256
     work = 64 * 9 * 6 * passes
 
     def efforts(work):
