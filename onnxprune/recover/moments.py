@@ -15,34 +15,49 @@ from onnxprune.recover.least_squares import Fit, Reals, Sample, error, predict
 _RANGE = (0.5, 2.0)  # factors beyond these say that the channel is lost, not that it is scaled
 
 
-def fit(train: Sequence[Sample], held: Sequence[Sample], weight: Reals, bias: Reals, *, intercept: bool = True) -> Fit:
-    """a = clip(sd0 / sd1, 0.5, 2), W *= a, b = mean0 - a (mean1 - b) per output channel; made whatever the error."""
+def fit(
+    train: Sequence[Sample],
+    held: Sequence[Sample],
+    weight: Reals,
+    bias: Reals,
+    *,
+    intercept: bool = True,
+    low: float = -np.inf,
+    high: float = np.inf,
+) -> Fit:
+    """a = clip(sd0 / sd1, 0.5, 2), W *= a, b = mean0 - a (mean1 - b) per output channel; made whatever the error.
+
+    low, high: range of the activation behind the layer, where the errors on held inputs are measured.
+    """
     wanted, made = _both(train, weight, bias)
     factor = np.clip(wanted[1] / np.maximum(made[1], 1e-12), *_RANGE)
     changed: Reals = weight * factor.reshape(len(weight), 1, -1)
-    return _judged(held, weight, bias, changed, wanted[0] - factor * (made[0] - bias) if intercept else bias)
+    moved = wanted[0] - factor * (made[0] - bias) if intercept else bias
+    return Fit(changed, moved, error(held, weight, bias, low, high), error(held, changed, moved, low, high))
 
 
 def fit_bias(
-    train: Sequence[Sample], held: Sequence[Sample], weight: Reals, bias: Reals, *, intercept: bool = True
+    train: Sequence[Sample],
+    held: Sequence[Sample],
+    weight: Reals,
+    bias: Reals,
+    *,
+    intercept: bool = True,
+    low: float = -np.inf,
+    high: float = np.inf,
 ) -> Fit:
-    """Only the means."""
-    if not intercept:
-        return _judged(held, weight, bias, weight, bias)
-    wanted, made = _both(train, weight, bias)
-    return _judged(held, weight, bias, weight, bias + wanted[0] - made[0])
+    """Only the means; low, high as of `fit`."""
+    before, moved = error(held, weight, bias, low, high), bias
+    if intercept:
+        wanted, made = _both(train, weight, bias)
+        moved = bias + wanted[0] - made[0]
+    return Fit(weight, moved, before, error(held, weight, moved, low, high) if intercept else before)
 
 
 def _both(train: Sequence[Sample], weight: Reals, bias: Reals) -> tuple[tuple[Reals, Reals], tuple[Reals, Reals]]:
     """Moments of what a layer should give, and of what it gives, without what else is added."""
     wanted = _moments(s.wanted if s.added is None else s.wanted - s.added for s in train)
     return wanted, _moments(predict(Sample(s.rows, s.wanted), weight, bias) for s in train)
-
-
-def _judged(held: Sequence[Sample], weight: Reals, bias: Reals, changed: Reals, moved: Reals) -> Fit:
-    """The change with the errors before and after it."""
-    before, after = (error(held, w, b, -np.inf, np.inf) for w, b in ((weight, bias), (changed, moved)))
-    return Fit(changed, moved, before, after)
 
 
 def _moments(values: Iterable[Array]) -> tuple[Reals, Reals]:

@@ -180,8 +180,6 @@ def repair_layer(
     fits: Mapping[str, Repair] = {
         "least-squares": partial(
             least_squares.fit,
-            low=low,
-            high=high,
             ridge=max(ridge, 1e-2) if single and ridge else ridge,
             mask=mask,
             rounds=rounds,
@@ -190,7 +188,7 @@ def repair_layer(
         "bias": moments.fit_bias,
     }
     try:
-        fit = fits[name](train, held, view.weight, view.bias, intercept=view.intercept)
+        fit = fits[name](train, held, view.weight, view.bias, intercept=view.intercept, low=low, high=high)
     except LinAlgError:
         return LayerRecovery(*told, None, None, "none", "its Gram matrix is singular")
     varies = least_squares.varies(held, low, high)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from graphs import analyse, each, proto, random_plan
-from recovering import Case, duplicates, far
+from recovering import Case, duplicates, far, outputs
 
 from onnxprune.recover.layers import sites
 from onnxprune.recover.program import program
@@ -320,6 +320,27 @@ def test_few_positions():
     assert done.layers[0].reason == "20 positions for 18 unknowns"
     assert np.array_equal(done.program.weights["v"], program(case.smaller).weights["v"])
     assert done.layers[0].after < done.layers[0].before
+
+
+@pytest.mark.parametrize(("method", "samples"), [("moments", 32), ("joint", 2)])
+def test_errors_behind_an_activation(method, samples):
+    """What is told of a layer, and decides on its repair, are its errors behind the activation, whatever the fit."""
+    text = """g (float[N,7] x) => (float[] y) <float[9,7] w, float[9] b, float[3,9] v, float[3] c> {
+        h = Gemm <transB = 1> (x, w, b)
+        r = Relu(h)
+        z = Gemm <transB = 1> (r, v, c)
+        y = Relu(z)
+    }"""
+    analysis = analyse(text)
+    analysis.model.constants()["c"].values = np.array([-1.0, -0.5, -0.2], np.float32)
+    case = Case(analysis, random_plan(analysis, 0.3, 0), batches=6, held=3, samples=samples)
+    (told,) = case.repaired(method=method).layers
+    assert told.method == {"moments": "moments", "joint": "bias"}[method]
+    plain = outputs(program(case.smaller), case.batches)
+    for error, made in ((told.before, plain), (told.after, case.repaired(method=method).outputs)):
+        wanted, found = (np.concatenate([b["y"] for b in x[3:]]) for x in (case.reference.outputs, made))
+        share = np.square(found - wanted).sum() / np.square(wanted - wanted.mean(0)).sum()
+        assert error == pytest.approx(share, rel=1e-3)
 
 
 def test_moments_of_outputs():
