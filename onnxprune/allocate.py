@@ -105,7 +105,7 @@ def allocate(
     kept = chunks.kept(gone)
     fraction = cost_model.value(kept, target.kind) / total if total else 1.0
     if fraction <= (1 - WINDOW) * target.keep:
-        note = _loose(target, fraction, align)
+        note = loose(target, fraction, align)
     return Allocation(kept, cost_model.original, cost_model.evaluate(kept), fraction, smallest, note)
 
 
@@ -153,7 +153,7 @@ def _unreachable(
     )
 
 
-def _loose(target: Target, fraction: float, align: int | str) -> str:
+def loose(target: Target, fraction: float, align: int | str) -> str:
     advice = "" if align == 1 else "; --align 1 has finer steps"
     return (
         f"kept {fraction:.4g} of the {_NOUN[target.kind]}, {1 - fraction / target.keep:.1%} below the target "

@@ -16,6 +16,7 @@ from onnxprune.analysis import Analysis, Mask, Role
 from onnxprune.cost import CostModel, Duration, Kind
 from onnxprune.errors import UsageError
 from onnxprune.normalize.describe import export
+from onnxprune.origin import Origin
 from onnxprune.settings import Options
 from onnxprune.validation.kernels import block_size
 
@@ -24,13 +25,18 @@ _SURE = 0.98  # scores decide which of several classes an axis keeps, so that wh
 
 
 class Budget:
-    """What may leave, what it costs, and the choice that scores lead to."""
+    """What may leave, what it costs, and the choice that scores lead to.
 
-    def __init__(self, analysis: Analysis, options: Options) -> None:
+    origin: where earlier cuts made the model, what they started from: floors are shares of its groups.
+    """
+
+    def __init__(self, analysis: Analysis, options: Options, origin: Origin | None = None) -> None:
         self.analysis, self.options, self.target = analysis, options, options.target()
         self._kind: Kind = "flops" if self.target.kind == "latency" else self.target.kind
         self._protect = protected(analysis, options.patterns)  # a wrong pattern is known before any work
-        self._floors = floors(analysis, options.min_keep, options.rates) if options.max_rate else options.min_keep
+        whole = origin.analysis if origin else analysis
+        least = floors(whole, options.min_keep, options.rates) if options.max_rate else options.min_keep
+        self._floors = origin.floors(analysis, least) if origin else least
         self.free: Mask = ~self._protect & (~analysis.inexact if not options.inexact else True)
         cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
         self._overhead, self._wide = overhead(cleaned), 8

@@ -316,7 +316,7 @@ def _report(
     elif not quiet:
         from onnxprune.report import latency, text
 
-        show(text.compression(report, out))
+        show(text.compression(report, out, trained=bool(tuned)))
         if result.int8:
             write("\n")
             show(latency.benchmark(result.int8))

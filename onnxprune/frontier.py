@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from onnxprune import __version__, errors, files
-from onnxprune.api import Result, Source, compressed
-from onnxprune.api import read as read_source
 from onnxprune.clock import Progress
 from onnxprune.errors import OnnxpruneError, PlanError, UsageError
+from onnxprune.outcome import Result
+from onnxprune.pipeline import Source, compressed
+from onnxprune.pipeline import read as read_source
 from onnxprune.plan import as_json
 from onnxprune.points import Candidate, Frontier, Measure, Point, common_measure, marked, of_metric
 from onnxprune.recovery import Known
@@ -214,7 +215,7 @@ def _worth(model: Source, made: Result, options: SearchOptions) -> Worth:
     repaired = made.report.recovery
     if repaired is None:
         return Worth(None, None, None, None) if made.report.removed else Worth(1.0, 0.0, None, None)
-    final = repaired.after if repaired.shipped == "repaired" else repaired.before
+    final = repaired.final
     if final is None:
         return Worth(None, None, None, None)
     metric = repaired.metric or {}

@@ -5,9 +5,9 @@ that decides which network ships.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,13 @@ from onnxprune.recover.agreement import Agreement, agreement, divergence
 from onnxprune.recover.layers import sites
 from onnxprune.recover.program import Feeds, Program, Store, outputs, program, write_back
 from onnxprune.recover.reference import Reference, reference, samples
+from onnxprune.recover.result import Recovery
 from onnxprune.recover.sensitivity import LEVELS, POWER, POWERS, Curve, curves, greedy
 from onnxprune.recover.sequence import LayerRecovery, Repaired, repair
 from onnxprune.recover.statistics import Reader, readers
+
+if TYPE_CHECKING:
+    from onnxprune.origin import Origin
 
 Reals = NDArray[np.float64]
 METHODS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares", "joint")
@@ -41,50 +45,8 @@ _INPUTS = 192  # inputs on which candidates are compared
 _FEWEST = 16
 _STORED, _OUTPUTS = 3 / 8, 1 / 16  # of the memory, for tensors between layers, and for a network's outputs
 _TOGETHER = 0.5  # share of the time that refits of several layers may take, by `RATE`, which is a low one
-_CHANCE = 2.0  # standard errors above the share of the most frequent answer, below which agreement is called chance
 _LOG = logging.getLogger("onnxprune")
 Allocate = Callable[[Reals, bool, float], Allocation]
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What recovery did, and what it brought on inputs that no fit has seen.
-
-    data: where the inputs come from; before, after: the network cut and repaired, beside the original (None for all
-    three where nothing looked at inputs); shipped: which of
-    the two was written; metric: accuracy of original, cut and repaired network where labels were given, 0..1.
-    """
-
-    method: str
-    data: dict[str, Any] | None
-    layers: tuple[LayerRecovery, ...]
-    before: Agreement | None
-    after: Agreement | None
-    shipped: Literal["repaired", "cut"]
-    metric: dict[str, float] | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def at_chance(self) -> bool:
-        """Whether the network that ships answers no better than one that always gives the most frequent answer."""
-        final = self.after if self.shipped == "repaired" else self.before
-        if final is None or final.top1 is None or final.chance is None:
-            return False
-        spread = _CHANCE * float(np.sqrt(final.chance * (1 - final.chance) / final.samples))
-        return final.top1 <= final.chance + spread
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "data": self.data,
-            "shipped": self.shipped,
-            "before": self.before and self.before.as_dict(),
-            "after": self.after and self.after.as_dict(),
-            "at_chance": self.at_chance,
-            "metric": self.metric,
-            "layers": [x.as_dict() for x in self.layers],
-            "notes": list(self.notes),
-        }
 
 
 @dataclass
@@ -106,7 +68,8 @@ class Study:
 
     memory: bytes for activations and statistics; seconds: what the whole may take; what is thinned to keep to it goes
     into `notes`. shipped, new_biases: the repair of what ships, of `METHODS`, and whether it may add biases: candidates
-    of "search" are compared after it.
+    of "search" are compared after it. origin: where earlier cuts made the model, what they were made from: its inputs
+    and outputs are taken.
     """
 
     analysis: Analysis
@@ -118,13 +81,14 @@ class Study:
     known: Known = field(default_factory=Known)
     shipped: str = "auto"
     new_biases: bool = True
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         self.program = program(self.analysis.model, self.analysis.shapes)
-        self.sites = sites(self.program)[0]
-        self.store = Store(self.memory * _STORED)
-        _LOG.info("the original on %d calibration inputs", self.calibration.samples)
-        self.reference = self._look(sums=True)
+        before = self.origin.study if self.origin else None
+        self._first: Program = before.program if before else self.program
+        self.store: Store = before.store if before else Store(self.memory * _STORED)
+        self.reference: Reference = before.reference if before else self._look(sums=True)
         self._full: Mask = np.ones(self.analysis.classes + 1, bool)
 
     @property
@@ -135,9 +99,10 @@ class Study:
         return list(dict.fromkeys([*(made_up if self.calibration.synthetic else ()), *notes]))
 
     def _look(self, *, sums: bool) -> Reference:
+        _LOG.info("the original on %d calibration inputs", self.calibration.samples)
         return reference(
-            self.program,
-            self.sites,
+            self._first,
+            sites(self._first)[0],
             self.calibration.batches,
             self.calibration.held,
             seed=self.seed,
@@ -300,6 +265,7 @@ class Study:
             new_biases=new_biases,
             memory=self.memory,
             work=_TOGETHER * self.seconds * RATE,
+            left=self.origin.outputs if self.origin else None,
         )
         self.notes += [n for n in done.notes if n not in self.notes]
         return done
@@ -313,6 +279,15 @@ class Study:
     def original(self) -> list[Feeds]:
         """The original's outputs on the same inputs."""
         return self.held_of(self.reference.outputs)
+
+    def compared(self, networks: Mapping[str, Program]) -> tuple[dict[str, Agreement], dict[str, float] | None]:
+        """Agreement of networks with the original on the same inputs, and the accuracy of all, where there are labels.
+
+        Every network runs from its start: what is compared is what is written.
+        """
+        found = {"original": self.original()} | {n: self.outputs(network) for n, network in networks.items()}
+        metric = accuracy(self.calibration.labels, found)
+        return {n: agreement(found["original"], found[n]) for n in networks}, metric
 
     def first(self, count: int) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
         """The first batches that fits see, of `count` inputs or a few more, and the original's outputs on them."""
@@ -345,25 +320,21 @@ def recover(
         layers = weights.repair(method, analysis, kept, smaller, [], partners=partners)
         return Recovery(method, None, tuple(layers), None, None, "repaired")
     method = DEFAULT if method == "auto" else method
-    plain = study.outputs(program(smaller))
+    bare = program(smaller)
     narrow, layers = study.network(kept, smaller, method, new_biases, partners)
-    outputs = study.outputs(narrow)  # run anew from the start: what is compared is what is written
-    original = study.original()
-    before, after = agreement(original, plain), agreement(original, outputs)
-    better = after.divergence <= before.divergence
-    labels = study.calibration.labels
-    metric = accuracy(labels, {"original": original, "cut": plain, "repaired": outputs})
+    found, metric = study.compared({"cut": bare, "repaired": narrow})
+    better = found["repaired"].divergence <= found["cut"].divergence
     if better:
         write_back(narrow, smaller)
     return Recovery(
         method,
         study.calibration.as_dict(),
         tuple(layers),
-        before,
-        after,
+        found["cut"],
+        found["repaired"],
         "repaired" if better else "cut",
         metric,
-        tuple(dict.fromkeys((*study.notes, *unused(labels, metric)))),
+        tuple(dict.fromkeys((*study.notes, *unused(study.calibration.labels, metric)))),
     )
 
 

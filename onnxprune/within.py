@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.api import Result, Source, compressed, read
 from onnxprune.clock import Progress
 from onnxprune.data import Data, open_data
 from onnxprune.errors import DataError, TargetError, UsageError
 from onnxprune.graph import Array
+from onnxprune.outcome import Result
+from onnxprune.pipeline import Source, compressed, read
 from onnxprune.recovery import Known
 from onnxprune.runtime import input_specs
 from onnxprune.settings import CompressOptions

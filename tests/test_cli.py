@@ -13,7 +13,7 @@ import pytest
 from commands import done, run
 
 import onnxprune
-from onnxprune import api, files, options, recovery, searching, settings
+from onnxprune import files, options, pipeline, recovery, searching, settings
 from onnxprune import plan as plans
 from onnxprune.errors import VerificationError
 
@@ -317,7 +317,7 @@ def failing(error):
 def test_failure_while_verifying_leaves_nothing(folder, monkeypatch, error, code):
     """Whatever goes wrong before the file is written leaves no file."""
     before = listing(folder)
-    monkeypatch.setattr(api, "verify", failing(error))
+    monkeypatch.setattr(pipeline, "verify", failing(error))
     result = run("compress", "m.onnx", *CUT, "--save-plan", "p.json", "--json")
     assert (result.exit_code, result.stdout) == (code, "")
     assert listing(folder) == before

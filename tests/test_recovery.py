@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from recovering import far, feeds, outputs
 
 import onnxprune
-from onnxprune import api, recovery
+from onnxprune import pipeline, recovery
 from onnxprune.calibration import Calibration
 from onnxprune.cut import cut
 from onnxprune.recover.program import program
@@ -150,7 +150,7 @@ def test_without_inputs():
 
 def test_the_cut_is_verified_before_recovery(monkeypatch, tmp_path):
     """The oracle looks at the plain cut: the same model to the bit as without recovery."""
-    steps, real = [], (api.verify, recovery.recover)
+    steps, real = [], (pipeline.verify, recovery.recover)
 
     def verify(analysis, kept, smaller, **options):
         steps.append(("verify", weights(smaller)))
@@ -160,7 +160,7 @@ def test_the_cut_is_verified_before_recovery(monkeypatch, tmp_path):
         steps.append(("recover", weights(smaller)))
         return real[1](analysis, kept, smaller, *rest, **more)
 
-    monkeypatch.setattr(api, "verify", verify)
+    monkeypatch.setattr(pipeline, "verify", verify)
     monkeypatch.setattr(recovery, "recover", recover)
     path = tmp_path / "x.npz"
     np.savez(path, x=np.random.default_rng(0).standard_normal((100, 3, 8, 8)).astype(np.float32))

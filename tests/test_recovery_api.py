@@ -19,7 +19,7 @@ from graphs import proto
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import api, clock, criteria, recovery, runtime
+from onnxprune import clock, criteria, pipeline, recovery, runtime
 from onnxprune.calibration import calibration
 from onnxprune.commands import tuning_options
 from onnxprune.errors import DataError, Exit, TargetError, UsageError
@@ -32,7 +32,7 @@ MODEL = FIXTURES / "resnet_bn_dynamo.onnx"
 KINDS = ("resnet_bn_dynamo", "resnet_bn_legacy", "resnet_folded_legacy", "mobile_legacy", "mobile_dynamo")
 KINDS += ("senet_dynamo", "dense_legacy", "vgg_legacy", "vgg_dynamo")
 REPAIRS = tuple(m for m in recovery.METHODS if m != "none")
-KEYS = {"method", "data", "shipped", "before", "after", "at_chance", "metric", "layers", "notes"}
+KEYS = {"method", "data", "shipped", "before", "after", "at_chance", "metric", "trained", "layers", "notes"}
 HALF = ("--flops", "0.5")
 NO_DATA = {"data": None, "allocate": None, "calibration_size": 512}
 
@@ -525,7 +525,7 @@ def test_refused(folder, args, code, message, monkeypatch):
     """What is wrong gets its exit code and a message on stderr before anything is chosen, and nothing is written."""
     before = listing(folder)
     monkeypatch.setattr(recovery.Study, "__post_init__", lambda _: pytest.fail("work was done"))
-    monkeypatch.setattr(api, "_chosen", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(pipeline, "chosen", lambda *_: pytest.fail("work was done"))
     result = run("compress", "m.onnx", *HALF, *args)
     assert result.exit_code in (code if isinstance(code, tuple) else (code,)), result.output
     assert result.stdout == ""

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from onnxprune import api
-from onnxprune.api import Result, Source
+from onnxprune import api, normalize, pipeline
+from onnxprune.allocate import WINDOW, loose
+from onnxprune.api import Result
 from onnxprune.clock import Progress
+from onnxprune.cost import Cost
 from onnxprune.errors import UsageError
-from onnxprune.plan import Keep, Plan
+from onnxprune.origin import Origin
+from onnxprune.pipeline import Begun, Source
+from onnxprune.plan import Keep, Plan, kept_classes
+from onnxprune.recover.agreement import Agreement
+from onnxprune.recover.program import program
+from onnxprune.recover.result import Recovery
+from onnxprune.recovery import Known, Study
+from onnxprune.settings import CompressOptions, Options
 
 if TYPE_CHECKING:
     from onnxprune.report.tuning import TuneReport
 
-_TARGETS = {"flops": "macs", "params": "params", "size": "bytes"}
+_NAMES = {"flops": "macs", "params": "params", "size": "bytes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +42,11 @@ def staged(
 ) -> Staged:
     """Compress in several steps, each of which keeps the same share of what the one before left.
 
-    options: of `compress`; its target is that of the last step. tuning: options of `finetune`, but for the teacher,
-    which is the original in every step; None: no training. The plan of the result is in the coordinates of the
-    original: `apply` replays the whole cut at once. Raises as both functions do.
+    options: of `compress`; its target is that of the last step, its time is that of all, and its floors are shares of
+    the original. tuning: options of `finetune`, but for the teacher, which is the original in every step; None: no
+    training. Every repair aims at the original, which the result is compared with, beside the whole cut, unrepaired.
+    The plan of the result is in the coordinates of the original: `apply` replays the whole cut at once. Raises as both
+    functions do.
     """
     if steps < 1:
         raise UsageError(f"--steps {steps}: give at least 1")
@@ -47,10 +58,30 @@ def staged(
         from onnxprune.finetuning.tune import require_torch
 
         require_torch()
-    results, reports = list[Result](), list["TuneReport"]()
-    current: Source = model
+    if steps == 1 and tuning is None:
+        return Staged(api.compress(model, **options), ())
+    whole = CompressOptions(**options)
+    whole.check()
+    whole.check_inputs_used()
+    first = pipeline.begin(model, whole, Known())
+    first.budget.check()
+    return _in_steps(model, whole, first, steps, tuning)
+
+
+def _in_steps(
+    model: Source, whole: CompressOptions, first: Begun, steps: int, tuning: Mapping[str, Any] | None
+) -> Staged:
+    original, digest = first.budget.analysis, first.budget.digest
+    results, reports, keep, untrained = list[Result](), list["TuneReport"](), Keep(), onnx.ModelProto()
     for step in Progress("step", steps).over(range(1, steps + 1)):
-        result = api.compress(current, **_share(options, results, step / steps))
+        options = _share(whole, results, step / steps, steps)
+        if not results:
+            result = pipeline.complete(first.within(options), options)
+        else:
+            left = kept_classes(Plan(digest, keep), original, digest)
+            origin = Origin(original, first.study, left)
+            result = pipeline.complete(pipeline.begin(results[-1].model, options, Known(), origin), options)
+        untrained = result.model
         if tuning is not None:
             from onnxprune.finetuning.tune import finetune
 
@@ -58,10 +89,14 @@ def staged(
             reports.append(_titled(tuned.report, step, steps))
             result = replace(result, model=tuned.model)
         results.append(result)
-        current = result.model
+        keep = _composed((r.plan for r in results), original.model.constants().keys())
         if reports and (reports[-1].failed or reports[-1].interrupted):
             break
-    return Staged(_whole(model, results, options), tuple(reports))
+    networks = {"repaired": untrained} | ({"trained": results[-1].model} if reports else {})
+    if steps == 1:
+        return Staged(_with_training(first, results[0], networks), tuple(reports))
+    plan = _planned(first, results, keep, steps)
+    return Staged(_whole(model, first, results, plan, networks), tuple(reports))
 
 
 def _titled(report: TuneReport, step: int, steps: int) -> TuneReport:
@@ -69,61 +104,121 @@ def _titled(report: TuneReport, step: int, steps: int) -> TuneReport:
     return replace(report, model=f"{report.teacher}, cut" + (f" (step {step} of {steps})" if steps > 1 else ""))
 
 
-def _share(options: Mapping[str, Any], results: list[Result], part: float) -> dict[str, Any]:
-    """Options of a step: its target, of the original, as a fraction of what it starts from."""
-    if not results:
-        target = {k: options[k] ** part for k in _TARGETS if options.get(k) is not None}
-        return {**options, **target}
-    first, last = results[0].report.original, results[-1].report.compressed
-    target = {
-        k: min(options[k] ** part * getattr(first, cost) / getattr(last, cost), 1.0)
-        for k, cost in _TARGETS.items()
-        if options.get(k) is not None
-    }
-    return {**options, **target}
+def _share(whole: CompressOptions, results: list[Result], part: float, steps: int) -> CompressOptions:
+    """Options of a step: its target, of the original, as a fraction of what it starts from, and its share of the time.
+
+    part: of the whole way that is done after it.
+    """
+    kind, keep = (target := whole.target()).kind, target.keep**part
+    if results:
+        first, last = results[0].report.original, results[-1].report.compressed
+        keep = min(keep * first.of(kind) / last.of(kind), 1.0)
+    return replace(whole, time_budget=whole.time_budget / steps, **{kind: keep})
 
 
-def _whole(model: Source, results: list[Result], options: Mapping[str, Any]) -> Result:
-    """One result for all steps: the plan of the whole cut, replayed on the original, which verifies it."""
-    last = results[-1]
-    if len(results) == 1:
-        return last
-    plan = _composed([r.plan for r in results], {t.name for t in api.clean(model).graph.initializer})
-    shapes = options.get("input_shapes")
-    replayed = api.apply_plan(model, plan, seed=options.get("seed", 0), input_shapes=shapes)
+def _with_training(first: Begun, result: Result, networks: Mapping[str, onnx.ModelProto]) -> Result:
+    """The result of one cut, with what training brought beside what the repair did."""
+    found = result.report.recovery
+    if found is None or first.study is None:
+        return result
+    agreements, metric = _compared(first.study, {"trained": networks["trained"]})
+    found = _trained(found, agreements["trained"], metric and {**(found.metric or {}), **metric})
+    return replace(result, report=replace(result.report, recovery=found))
+
+
+def _whole(
+    model: Source, first: Begun, results: list[Result], plan: Plan, networks: Mapping[str, onnx.ModelProto]
+) -> Result:
+    """One result for all steps: the plan of the whole cut, replayed on the original, which verifies it.
+
+    networks: after the last repair and, where there was training, after that.
+    """
+    options, last = first.budget.options, results[-1]
+    replayed = api.apply_plan(model, plan, seed=options.seed, input_shapes=options.input_shapes)
     _check_same(replayed.model, last.model)
+    recovery, smaller = _recovery(first.study, results, {"cut": replayed.model, **networks})
     seconds = {k: sum(r.report.seconds.get(k, 0.0) for r in results) for r in results for k in r.report.seconds}
     report = replace(
         replayed.report,
         compressed=last.report.compressed,
-        recovery=last.report.recovery,
+        recovery=recovery,
         seconds=seconds,
-        note=last.report.note,
-        caveats=tuple(dict.fromkeys([*(n for r in results for n in r.report.caveats), *_beside(last)])),
+        note=str(plan.predicted.get("note", "")),
+        caveats=tuple(dict.fromkeys(n for r in results for n in r.report.caveats)),
         settings=plan.settings,
     )
-    return Result(last.model, plan, report)
+    return Result(smaller, plan, report)
 
 
-def _beside(last: Result) -> list[str]:
-    """What has to be said of a repair that looked at the network of the step before."""
-    told = "The repair of the last step is compared with the network of the step before it, not with the original."
-    return [told] if last.report.recovery is not None else []
+def _recovery(
+    study: Study | None, results: list[Result], networks: Mapping[str, onnx.ModelProto]
+) -> tuple[Recovery | None, onnx.ModelProto]:
+    """What the repairs of all steps brought, beside the original and the whole cut, and the network that ships: the
+    bare cut where it agrees better than what came of it without training.
+    """
+    final = list(networks.values())[-1]
+    repairs = [r.report.recovery for r in results if r.report.recovery is not None]
+    if not repairs or study is None:
+        return (repairs[-1] if repairs else None), final
+    agreements, metric = _compared(study, networks)
+    better = agreements["repaired"].divergence <= agreements["cut"].divergence
+    told = f"cut in {len(results)} steps; 'cut' is the whole cut at once, without a repair"
+    found = replace(
+        repairs[-1],
+        layers=tuple({x.node: x for r in repairs for x in r.layers}.values()),
+        before=agreements["cut"],
+        after=agreements["repaired"],
+        shipped="repaired" if better else "cut",
+        metric=metric,
+        notes=tuple(dict.fromkeys([told, *(n for r in repairs for n in r.notes)])),
+    )
+    if "trained" in networks:
+        return _trained(found, agreements["trained"], metric), final
+    return found, final if better else networks["cut"]
 
 
-def _composed(plans: list[Plan], known: set[str]) -> Plan:
-    """What is kept of the original after all of the cuts; known: the original's parameters."""
-    keep: Keep = {n: dict(axes) for n, axes in plans[0].keep.items()}
-    for plan in plans[1:]:
-        for name, axes in plan.keep.items():
-            if name not in known:
-                continue  # a bias that a repair added
+def _trained(found: Recovery, agreement: Agreement, metric: dict[str, float] | None) -> Recovery:
+    """The same where the network was fine-tuned after the repair."""
+    told = () if found.shipped == "repaired" else ("the bare cut agreed no worse before training",)
+    return replace(found, trained=agreement, metric=metric, shipped="trained", notes=(*found.notes, *told))
+
+
+def _compared(
+    study: Study, networks: Mapping[str, onnx.ModelProto]
+) -> tuple[dict[str, Agreement], dict[str, float] | None]:
+    return study.compared({n: program(normalize.normalize(m)) for n, m in networks.items()})
+
+
+def _composed(plans: Iterable[Plan], known: Collection[str]) -> Keep:
+    """What is kept of the original after cuts one after the other; known: the original's parameters."""
+    keep: Keep = {}
+    for plan in plans:
+        for name in plan.keep.keys() & known:  # not a bias that a repair added
             before = keep.setdefault(name, {})
-            for axis, indices in axes.items():
+            for axis, indices in plan.keep[name].items():
                 old = before.get(axis)
                 before[axis] = indices if old is None else [old[i] for i in indices]
-    settings = {**plans[-1].settings, "steps": len(plans)}
-    return Plan(plans[0].model, keep, settings, plans[-1].predicted, plans[0].frozen)
+    return keep
+
+
+def _planned(first: Begun, results: Sequence[Result], keep: Keep, steps: int) -> Plan:
+    """The plan of the whole cut, in the coordinates of the original; steps: that were asked for."""
+    whole, plans = first.budget.options, [r.plan for r in results]
+    original, cost = results[0].report.original, Cost(*(plans[-1].predicted[n] for n in _NAMES.values()))
+    fractions = {n: round(v, 6) for n, v in cost.fractions(original).items()}
+    notes = list(dict.fromkeys(n for p in plans for n in p.predicted.get("notes", ())))
+    note = _note(whole, fractions[_NAMES[whole.target().kind]]) if len(results) == steps else ""
+    predicted = asdict(cost) | {"kept": fractions}
+    predicted |= ({"notes": notes} if notes else {}) | ({"note": note} if note else {})
+    return Plan(first.budget.digest, keep, whole.settings() | {"steps": len(results)}, predicted, plans[0].frozen)
+
+
+def _note(whole: Options, fraction: float) -> str:
+    """What to know where the target is missed, or met loosely."""
+    target = whole.target()
+    if fraction > target.keep:
+        return f"--{target.kind} {target.keep:g} was not reached: {fraction:.4g} is left"
+    return loose(target, fraction, whole.align) if fraction <= (1 - WINDOW) * target.keep else ""
 
 
 def _check_same(whole: onnx.ModelProto, stepwise: onnx.ModelProto) -> None:

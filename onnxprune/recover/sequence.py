@@ -73,6 +73,7 @@ def repair(
     new_biases: bool = True,
     memory: float = 4e9,
     work: float = float("inf"),
+    left: Mapping[str, Indices] | None = None,
 ) -> Repaired:
     """Repair the layers of a cut model, a program that is changed in place; the reference is of the whole model.
 
@@ -80,9 +81,13 @@ def repair(
     and then, at the end of each window of convolutions, a refit of all of its layers. new_biases: whether layers
     without a place for a bias may get one. memory, work: bytes and multiply-adds that "joint" may take. The cut model
     runs once on all batches; "joint" runs the original beside it, on those that it fits and checks windows with. A
-    repair that does not lower a layer's error on the held-out batches, as stored, is not made ("moments" is).
+    repair that does not lower a layer's error on the held-out batches, as stored, is not made ("moments" is). left:
+    where earlier cuts came between the reference and the analysis, what they left of the outputs of each weight, as
+    indices in the reference.
     """
     outs = {x.weight: np.flatnonzero(kept[x.outputs]) for x in analysis.layers if x.weight is not None}
+    if left is not None:
+        outs = {name: left[name][indices] for name, indices in outs.items()}
     candidates, skipped = sites(program)
     damaged, known = _damaged(program, analysis, kept), list[Site]()
     for site in candidates:

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxprune.cost import Cost
 from onnxprune.plan import Plan, dumps
-from onnxprune.recovery import Recovery
+from onnxprune.recover.result import Recovery
 from onnxprune.verify import Verification
 
 

@@ -27,7 +27,7 @@ def result(report: Report) -> str:
 
 def _agreement(report: Report) -> str:
     found = report.recovery
-    final = None if found is None else found.after if found.shipped == "repaired" else found.before
+    final = None if found is None else found.final
     if found is None or final is None or found.data is None:
         return "How well it answers was not measured."
     inputs = "made-up" if found.data["synthetic"] else "held-out"

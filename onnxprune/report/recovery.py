@@ -7,8 +7,8 @@ from collections import Counter
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from onnxprune.recover.result import Recovery
 from onnxprune.recover.sequence import LayerRecovery
-from onnxprune.recovery import Recovery
 from onnxprune.report.names import short
 
 _WORST = 6  # layers shown
@@ -34,20 +34,18 @@ def recovery(found: Recovery | None) -> RenderableType | str:
 
 def _agreements(found: Recovery) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("beside the original", "cut", "repaired"):
-        table.add_column(title, justify="left" if title.startswith("beside") else "right")
-    assert found.before is not None
-    assert found.after is not None
-    pair = (found.before, found.after)
-    if found.before.top1 is not None:
-        table.add_row("same top-1 answer", *(f"{100 * (a.top1 or 0):.1f} %" for a in pair))
-        table.add_row("KL divergence", *(f"{a.divergence:.3g}" for a in pair))
-    table.add_row("relative error", *(f"{a.relative_error:.3g}" for a in pair))
+    networks = {"cut": found.before, "repaired": found.after, "trained": found.trained}
+    shown = {title: a for title, a in networks.items() if a is not None}
+    table.add_column("beside the original")
+    for title in shown:
+        table.add_column(title, justify="right")
+    if all(a.top1 is not None for a in shown.values()):
+        table.add_row("same top-1 answer", *(f"{100 * (a.top1 or 0):.1f} %" for a in shown.values()))
+        table.add_row("KL divergence", *(f"{a.divergence:.3g}" for a in shown.values()))
+    table.add_row("relative error", *(f"{a.relative_error:.3g}" for a in shown.values()))
     if found.metric:
         m = found.metric
-        table.add_row(
-            f"accuracy (original {100 * m['original']:.1f} %)", *(f"{100 * m[k]:.1f} %" for k in ("cut", "repaired"))
-        )
+        table.add_row(f"accuracy (original {100 * m['original']:.1f} %)", *(f"{100 * m[k]:.1f} %" for k in shown))
     return table
 
 

@@ -27,16 +27,20 @@ from onnxprune.report.tried import tried
 _LAYERS, _REASONS, _GROUPS, _CHANGES, _MEMBERS, _NAMES, _MARKS = 10, 6, 10, 20, 10, 4, 2  # shown before "n more"
 _SPENT = 0.05  # seconds; stages below it are not worth a word
 _KINDS = {"flops": "macs", "params": "params", "size": "bytes"}
+_NOTHING = "Nothing was removed, so nothing was recovered."
 _COUNTS = (("MACs", "macs", ""), ("parameters", "params", ""), ("size", "bytes", "B"))
 
 
 # ---- compress and apply -------------------------------------------------------------------------------------------
 
 
-def compression(report: Report, output: str | Path, *, measured: bool = False) -> RenderableType:
+def compression(
+    report: Report, output: str | Path, *, measured: bool = False, trained: bool = False
+) -> RenderableType:
     """What was removed, what could not be, how it was verified, and what to do next; measured: the caller tells the
-    accuracy.
+    accuracy; trained: and what a training did after the cut.
     """
+    bare = "Not recovered: the bare cut was trained, as told below." if trained else recovery(None)
     return _sections(
         f"{report.model} -> {output}",
         _costs(report),
@@ -45,7 +49,7 @@ def compression(report: Report, output: str | Path, *, measured: bool = False) -
         _frozen(report.frozen, f"{report.removed:,} of {report.classes:,} classes removed{_left_out(report)}"),
         tried(report.tried),
         _verified(report),
-        recovery(report.recovery) if report.removed else "Nothing was removed, so nothing was recovered.",
+        (recovery(report.recovery) if report.recovery else bare) if report.removed else _NOTHING,
         _lines(
             f"Note: {report.note}" if report.note else "",
             "" if report.reachable is None else f"The floors allow going down to {percent(report.reachable)}.",

@@ -156,7 +156,8 @@ def test_steps(tmp_path):
         ).stdout
     )
     assert 0.4 < told["kept"]["macs"] <= 0.5
-    assert told["settings"]["steps"] == 3
+    assert (told["settings"]["steps"], told["settings"]["flops"]) == (3, 0.5)
+    assert told["plan"]["predicted"]["kept"]["macs"] == pytest.approx(told["kept"]["macs"], abs=1e-6)
     done("apply", MODEL, tmp_path / "p.json", "-o", tmp_path / "a.onnx", "-q")
     a, b = (
         {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / n).graph.initializer}
@@ -167,14 +168,6 @@ def test_steps(tmp_path):
     assert run("compress", MODEL, *CUT, "--steps", 0, "-o", tmp_path / "n.onnx").exit_code == 2
     quantized = ("--int8", "--best-effort", "--data", TRAIN)
     assert run("compress", MODEL, *CUT, "--steps", 2, *quantized, "-o", tmp_path / "n.onnx").exit_code == 2
-
-
-def test_steps_with_repairs():
-    """The report says that the last repair imitates the network of the step before."""
-    options = {"flops": 0.3, "data": TRAIN, "recover": "moments", "allocate": "global", "calibration_size": 64}
-    (once, twice) = (stages.staged(MODEL, options, steps=n).result.report.caveats for n in (1, 2))
-    assert not any("step before" in text for text in once)
-    assert any("not with the original" in text for text in twice)
 
 
 def test_steps_that_stop_short(torch, tmp_path):
@@ -192,7 +185,6 @@ def test_steps_with_training(torch):
     options = {"flops": 0.2, "recover": "none", "align": 1}
     tuning = {"data": TRAIN, "epochs": 1, "limit": 64, "batch": 16, "lr": 3e-3}
     done_ = stages.staged(MODEL, options, steps=2, tuning=tuning)
-    assert not any("step before" in text for text in done_.result.report.caveats), "nothing was repaired"
     assert len(done_.tuned) == 2
     assert {r.teacher for r in done_.tuned} == {str(MODEL)}
     assert [r.model for r in done_.tuned] == [f"{MODEL}, cut (step {step} of 2)" for step in (1, 2)]

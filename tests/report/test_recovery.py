@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from onnxprune.recover.agreement import Agreement
+from onnxprune.recover.result import Recovery
 from onnxprune.recover.sequence import LayerRecovery
-from onnxprune.recovery import Recovery
 from onnxprune.report.recovery import recovery, told_accuracy
 
 DATA = {"name": "calib.npz", "samples": 1512, "synthetic": False, "notes": []}
@@ -113,6 +113,19 @@ def test_the_metric_is_told():
     """With labels the accuracy of all three networks."""
     words = told(replace(FOUND, metric={"original": 0.96, "cut": 0.1, "repaired": 0.9}))
     assert "accuracy (original 96.0 %) 10.0 % 90.0 %" in words
+
+
+def test_training_is_told():
+    """A network that was trained after the repair has a column of its own, and decides what is at chance level."""
+    right = {"original": 0.96, "cut": 0.1, "repaired": 0.9, "trained": 0.95}
+    found = replace(FOUND, trained=Agreement(300, 0.925, 0.125, 0.2, 0.11), shipped="trained", metric=right)
+    words = told(found)
+    assert "beside the original cut repaired trained" in words
+    assert "same top-1 answer 12.5 % 87.5 % 92.5 %" in words
+    assert "accuracy (original 96.0 %) 10.0 % 90.0 % 95.0 %" in words
+    assert found.as_dict()["trained"]["top1"] == 0.925
+    assert not found.at_chance
+    assert replace(found, trained=Agreement(300, 0.11, 2.0, 0.9, 0.11)).at_chance
 
 
 def test_notes_are_told():

@@ -13,6 +13,7 @@ from onnxprune.report.html.tries import drop, tried, tunings
 from onnxprune.report.layout import percent, si
 
 _COSTS = (("MACs", "macs", ""), ("parameters", "params", ""), ("size", "bytes", "B"))
+_AGREEMENT = {"cut": "before", "repaired": "after", "trained": "trained"}  # networks: their keys
 _METHODS = {"joint": "joint refits"}
 Told = Mapping[str, Any]
 
@@ -45,7 +46,7 @@ def _final(recovery: Told | None) -> Told | None:
     """Agreement of what was written."""
     if not recovery or recovery["after"] is None:
         return None
-    found: Told = recovery["after"] if recovery["shipped"] == "repaired" else recovery["before"]
+    found: Told = recovery[_AGREEMENT[recovery["shipped"]]]
     return found
 
 
@@ -139,27 +140,28 @@ def _quality(recovery: Told | None) -> p.Section | None:
     if recovery["data"] is None or recovery["before"] is None:
         lines = [f"Recovered by {how} from the weights alone; nothing was measured.", *notes]
         return p.Section("quality", "Answers", [p.Lines(lines)])
-    data, before, after = (recovery[k] for k in ("data", "before", "after"))
+    data, before = recovery["data"], recovery["before"]
     source = f"{data['samples']:,} " + ("made-up inputs" if data["synthetic"] else f"inputs of {data['name']}")
     lead = f"Recovered by {how} on {source}; compared with the original on {before['samples']:,} that no fit saw."
-    columns = (p.Column("", text=True), p.Column("cut"), p.Column("repaired"))
-    blocks: list[p.Block] = [p.Lines([lead]), p.Table("answers", columns, list(_answers(recovery, before, after)))]
+    networks = [n for n in _AGREEMENT if recovery[_AGREEMENT[n]] is not None]
+    columns = (p.Column("", text=True), *map(p.Column, networks))
+    blocks: list[p.Block] = [p.Lines([lead]), p.Table("answers", columns, list(_answers(recovery, networks)))]
     warned = data["synthetic"] and "No data were given: the inputs are made up, and so are these figures."
     blocks.append(p.Lines([warned or ""], "doubt"))
     blocks.append(p.Lines([*(f"Note: {n}" for n in data["notes"]), *notes]))
     return p.Section("quality", "Answers", blocks)
 
 
-def _answers(recovery: Told, before: Told, after: Told) -> Iterator[Sequence[p.Cell]]:
-    pair = (before, after)
-    if before["top1"] is not None:
-        yield [p.Cell("same top-1 answer"), *(p.share(a["top1"]) for a in pair)]
-        yield [p.Cell("that of a constant answer"), *(p.share(a["chance"]) for a in pair)]
-        yield [p.Cell("KL divergence, nats"), *(p.number(a["divergence"], f"{a['divergence']:.3g}") for a in pair)]
-    yield [p.Cell("relative error"), *(p.number(a["relative_error"], f"{a['relative_error']:.3g}") for a in pair)]
+def _answers(recovery: Told, networks: Sequence[str]) -> Iterator[Sequence[p.Cell]]:
+    found = [recovery[_AGREEMENT[n]] for n in networks]
+    if found[0]["top1"] is not None:
+        yield [p.Cell("same top-1 answer"), *(p.share(a["top1"]) for a in found)]
+        yield [p.Cell("that of a constant answer"), *(p.share(a["chance"]) for a in found)]
+        yield [p.Cell("KL divergence, nats"), *(p.number(a["divergence"], f"{a['divergence']:.3g}") for a in found)]
+    yield [p.Cell("relative error"), *(p.number(a["relative_error"], f"{a['relative_error']:.3g}") for a in found)]
     if recovery["metric"]:
         m = recovery["metric"]
-        yield [p.Cell(f"accuracy (original {percent(m['original'])})"), p.share(m["cut"]), p.share(m["repaired"])]
+        yield [p.Cell(f"accuracy (original {percent(m['original'])})"), *(p.share(m[n]) for n in networks)]
 
 
 def _making(told: Told) -> p.Section:

@@ -1,0 +1,54 @@
+"""The original of a model that is cut in several steps: what every step is held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis import Analysis, Mask
+
+if TYPE_CHECKING:
+    from onnxprune.recovery import Study
+
+Reals = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What earlier cuts started from, and what they left of it.
+
+    analysis: of the original; study: the original on calibration inputs, None where nothing looks at any; kept:
+    [classes + 1] bool, what is left.
+    """
+
+    analysis: Analysis
+    study: Study | None
+    kept: Mask
+
+    @property
+    def outputs(self) -> dict[str, Indices]:
+        """What is left of the outputs of each weight, as indices in the original."""
+        return {x.weight: np.flatnonzero(self.kept[x.outputs]) for x in self.analysis.layers if x.weight is not None}
+
+    def floors(self, now: Analysis, least: float | Reals) -> Reals:
+        """The least share of each group of what is left, [groups + 1], so that of the original's groups a share `least`
+        stays, a number or [its groups + 1].
+        """
+        wide, whole = _widths(now), _widths(self.analysis)
+        must = np.maximum(np.ceil(least * whole - 1e-9), 1)
+        axes, result = {(a.param, a.axis): a.classes for a in self.analysis.axes}, np.zeros(len(wide))
+        for number, axis in enumerate(now.groups, 1):
+            before = axes[axis.param, axis.axis]
+            own = self.analysis.group[before[self.kept[before]]][now.group[axis.classes] == number]
+            result[number] = must[np.bincount(own).argmax()] / wide[number]
+        return np.minimum(result, 1.0)
+
+
+def _widths(analysis: Analysis) -> NDArray[np.int64]:
+    """Positions of each group on its own axis, [groups + 1]."""
+    owned = (np.count_nonzero(analysis.group[a.classes] == g) for g, a in enumerate(analysis.groups, 1))
+    return np.array([0, *owned], np.int64)
