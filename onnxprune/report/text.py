@@ -34,9 +34,7 @@ _COUNTS = (("MACs", "macs", ""), ("parameters", "params", ""), ("size", "bytes",
 # ---- compress and apply -------------------------------------------------------------------------------------------
 
 
-def compression(
-    report: Report, output: str | Path, *, measured: bool = False, trained: bool = False
-) -> RenderableType:
+def compression(report: Report, output: str | Path, *, measured: bool = False, trained: bool = False) -> RenderableType:
     """What was removed, what could not be, how it was verified, and what to do next; measured: the caller tells the
     accuracy; trained: and what a training did after the cut.
     """
