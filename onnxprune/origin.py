@@ -22,12 +22,13 @@ class Origin:
     """What earlier cuts started from, and what they left of it.
 
     analysis: of the original; study: the original on calibration inputs, None where nothing looks at any; kept:
-    [classes + 1] bool, what is left.
+    [classes + 1] bool, what is left; trained: whether that was fine-tuned since.
     """
 
     analysis: Analysis
     study: Study | None
     kept: Mask
+    trained: bool = False
 
     @property
     def outputs(self) -> dict[str, Indices]:

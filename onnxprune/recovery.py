@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,14 +19,14 @@ from onnxprune.calibration import RATE, Calibration
 from onnxprune.clock import Progress
 from onnxprune.cost import CostModel
 from onnxprune.cut import cut
-from onnxprune.errors import UsageError
+from onnxprune.errors import DataError, UsageError
 from onnxprune.graph import Model
 from onnxprune.recover import weights
 from onnxprune.recover.accuracy import accuracy, unused
 from onnxprune.recover.agreement import Agreement, agreement, divergence
 from onnxprune.recover.layers import sites
 from onnxprune.recover.program import Feeds, Program, Store, outputs, program, write_back
-from onnxprune.recover.reference import Reference, reference, samples
+from onnxprune.recover.reference import Reference, overflowing, reference, samples
 from onnxprune.recover.result import Recovery
 from onnxprune.recover.sensitivity import LEVELS, POWER, POWERS, Curve, curves, greedy
 from onnxprune.recover.sequence import LayerRecovery, Repaired, repair
@@ -86,10 +86,26 @@ class Study:
     def __post_init__(self) -> None:
         self.program = program(self.analysis.model, self.analysis.shapes)
         before = self.origin.study if self.origin else None
-        self._first: Program = before.program if before else self.program
         self.store: Store = before.store if before else Store(self.memory * _STORED)
-        self.reference: Reference = before.reference if before else self._look(sums=True)
+        # What was trained since has found other ways to the same answers: its layers are what the next repair aims at.
+        self._aim = self.origin if before and self.origin and not self.origin.trained else None
+        self._first: Program = before.program if before and self._aim else self.program
+        self.reference: Reference = before.reference if before and self._aim else self._look(sums=True)
+        if before is None:
+            self._check()
+        else:
+            self.reference = replace(self.reference, outputs=before.reference.outputs)
         self._full: Mask = np.ones(self.analysis.classes + 1, bool)
+
+    def _check(self) -> None:
+        """Raise DataError where the inputs are too large for statistics of what they make in the network."""
+        if found := overflowing(self.reference):
+            node, value = found
+            told = "not a finite number" if not np.isfinite(value) else f"up to {value:.0e}"
+            raise DataError(
+                f"{self.calibration.name}: what layer {node!r} of the model gives there is {told}, too large to be "
+                "fitted; are the inputs scaled as the model takes them (--preprocess)?"
+            )
 
     @property
     def caveats(self) -> list[str]:
@@ -265,7 +281,7 @@ class Study:
             new_biases=new_biases,
             memory=self.memory,
             work=_TOGETHER * self.seconds * RATE,
-            left=self.origin.outputs if self.origin else None,
+            left=self._aim.outputs if self._aim else None,
         )
         self.notes += [n for n in done.notes if n not in self.notes]
         return done

@@ -534,6 +534,22 @@ def test_refused(folder, args, code, message, monkeypatch):
     assert listing(folder) == before
 
 
+@pytest.mark.parametrize("scale", [1e18, 1e30, 3e38])
+@pytest.mark.parametrize("more", [(), ("--method", "l2", "--allocate", "global", "--recover", "moments")])
+def test_inputs_that_are_too_large(folder, scale, more):
+    """Inputs that make sums overflow are told as such, without a warning of numpy; nothing is written."""
+    with np.load("calib.npz") as held:
+        large = {n: np.clip(a.astype(np.float64) * scale, -3e38, 3e38).astype(np.float32) for n, a in held.items()}
+    np.savez("large.npz", **large)
+    before = listing(folder)
+    result = run("compress", "m.onnx", *HALF, "--data", "large.npz", *more)
+    assert result.exit_code == 3
+    assert "what layer" in result.stderr
+    assert "large.npz" in result.stderr
+    assert "Warning" not in result.stderr
+    assert listing(folder) == before
+
+
 BLIND = ("--allocate", "global", "--method", "l1")
 BARE = (*BLIND, "--recover", "none")
 SOURCE = ("--data", "/nonexistent.npz")

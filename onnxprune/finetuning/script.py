@@ -3,13 +3,15 @@
     python train.py train.npz --epochs 3
     onnxprune absorb pruned.onnx weights.safetensors -o tuned.onnx
 
-train.npz holds arrays by input name, [samples, ...] as the model takes them. With teacher.onnx beside this script the
-target are its outputs; without it, an array `labels` in train.npz. Needs onnxprune[finetune].
+train.npz holds arrays by input name, [samples, ...] as the model takes them; or whatever else onnxprune.open_data
+reads. With teacher.onnx beside this script the target are its outputs; without it, an array `labels` in train.npz.
+Needs onnxprune[finetune].
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,12 +51,20 @@ def network(name: str) -> tuple[Any, list[str]]:
     return module, [scores_tensor(proto, output) for output in module.outputs]
 
 
-def check(data: dict[str, Any], inputs: list[str], labels: Any, teacher: Any) -> None:
-    """End with a message where the data are not what the model takes."""
-    if list(data) != inputs:
-        sys.exit(f"the inputs are {inputs}, the file has {list(data)}")
-    if teacher is None and labels is None:
-        sys.exit("there is neither teacher.onnx nor an array 'labels': nothing to train towards")
+def samples(source: str, preprocess: str | None, chunk: int) -> tuple[dict[str, Any], Any]:
+    """All inputs as pruned.onnx takes them, by name, and the labels (None where there are none); they are in memory.
+
+    Raises DataError for what does not fit the model, for NaN, and for fewer samples than the model takes at once.
+    """
+    import onnx
+
+    from onnxprune.data import open_data
+    from onnxprune.runtime import input_specs
+
+    data = open_data(source, input_specs(onnx.load(HERE / "pruned.onnx")), preprocess=preprocess, minimum=chunk)
+    read = list(data.batches(1024))
+    inputs = {name: np.concatenate([b.inputs[name] for b in read]) for name in read[0].inputs}
+    return inputs, np.concatenate([b.labels for b in read]) if data.labelled else None
 
 
 def crossed(scores: Any, labels: Any) -> Any:
@@ -67,16 +77,17 @@ def crossed(scores: Any, labels: Any) -> Any:
     return nn.cross_entropy(scores, torch.from_numpy(labels.astype(np.int64)))
 
 
-def train(data: dict[str, Any], epochs: int, size: int, rate: float) -> Any:
+def train(source: str, preprocess: str | None, epochs: int, size: int, rate: float) -> Any:
     """The trained module."""
     import torch
 
     student, ours = network("pruned.onnx")
     teacher, theirs = network("teacher.onnx") if (HERE / "teacher.onnx").exists() else (None, [])
-    labels = data.pop("labels", None)
-    check(data, student.inputs, labels, teacher)
-    optimizer = torch.optim.Adam(student.parameters(), rate)
-    count, chunk = len(next(iter(data.values()))), student.batch or 1
+    chunk = math.lcm(student.batch or 1, (teacher and teacher.batch) or 1)
+    data, labels = samples(source, preprocess, chunk)
+    if teacher is None and labels is None:
+        sys.exit("there is neither teacher.onnx nor an array 'labels': nothing to train towards")
+    optimizer, count = torch.optim.Adam(student.parameters(), rate), len(next(iter(data.values())))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches(count, size, chunk, 0)))
     for epoch in range(epochs):
         losses = []
@@ -105,6 +116,7 @@ def main() -> None:
     """Read the arguments, train, write weights.safetensors."""
     parser = argparse.ArgumentParser(description="Train pruned.onnx and write its weights.")
     parser.add_argument("data", help="an .npz file: arrays by input name, and `labels` if there are any")
+    parser.add_argument("--preprocess", help="how pixels become inputs, as of `onnxprune finetune`")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -113,10 +125,13 @@ def main() -> None:
         import torch  # noqa: F401
     except ModuleNotFoundError:
         sys.exit("the script needs torch: pip install 'onnxprune[finetune]'")
-    with np.load(given.data) as held:
-        student = train(dict(held), given.epochs, given.batch, given.lr)
+    from onnxprune.errors import OnnxpruneError
     from onnxprune.finetuning.bundle import write_weights
 
+    try:
+        student = train(given.data, given.preprocess, given.epochs, given.batch, given.lr)
+    except OnnxpruneError as error:
+        sys.exit(f"error: {error}")
     write_weights(HERE / "weights.safetensors", student.arrays())
     sys.stdout.write("wrote weights.safetensors\n")
 

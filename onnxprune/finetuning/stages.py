@@ -79,7 +79,7 @@ def _in_steps(
             result = pipeline.complete(first.within(options), options)
         else:
             left = kept_classes(Plan(digest, keep), original, digest)
-            origin = Origin(original, first.study, left)
+            origin = Origin(original, first.study, left, trained=tuning is not None)
             result = pipeline.complete(pipeline.begin(results[-1].model, options, Known(), origin), options)
         untrained = result.model
         if tuning is not None:

@@ -15,6 +15,7 @@ from onnxprune.recover.linear import Positions
 from onnxprune.recover.program import Feeds, Program, Store, run_through
 
 _POSITIONS = 50_000  # per layer, or ten per unknown
+_LARGEST = 1e15  # its square, summed over all positions, is still far from what overflows
 _SHARE = 16  # no layer's gathered inputs take more than this part of the memory
 
 
@@ -51,6 +52,16 @@ class Reference:
     def checks(self) -> range:
         """Indices of the batches that fits are checked on: those that they may not see, if there are any."""
         return range(self.train, len(self.batches)) if self.held else range(len(self.batches))
+
+
+def overflowing(reference: Reference) -> tuple[str, float] | None:
+    """A layer whose squared outputs float32 cannot sum, and the value of its largest one; None where there is none."""
+    for layer in reference.layers.values():
+        ends = [abs(float(end(a))) for a in layer.wanted if a.size for end in (np.max, np.min)]
+        found = float(np.max(ends, initial=0.0))  # NaN stays NaN
+        if not found <= _LARGEST:
+            return layer.site.layer.node, found
+    return None
 
 
 def samples(batch: Feeds) -> int:

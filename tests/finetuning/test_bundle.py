@@ -256,13 +256,17 @@ def test_the_script_on_probabilities(tmp_path, labelled):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"z": X, "labels": np.zeros(256, int)}, "the inputs are ['x'], the file has ['z']"),
+        ({"z": X, "u": X, "labels": np.zeros(256, int)}, "'x'"),
+        ({"x": np.zeros((256, 4), np.uint8), "labels": np.zeros(256, int)}, "--preprocess"),
+        ({"x": np.zeros((256, 5), np.float32), "labels": np.zeros(256, int)}, "[256,5]"),
+        ({"x": X, "labels": np.zeros(255, int)}, "255"),
         ({"x": X}, "there is neither teacher.onnx nor an array 'labels'"),
         ({"x": X, "labels": np.r_[[1] * 255, 3]}, "a label is not one of the classes 0..2"),
         ({"x": X, "labels": np.full(256, 1.5)}, "a label is not one of the classes 0..2"),
-        ({"x": X * np.float32(np.nan), "labels": np.zeros(256, int)}, "the loss is nan in epoch 1"),
+        ({"x": X * np.float32(np.nan), "labels": np.zeros(256, int)}, "NaN"),
+        ({"x": np.clip(X, -1, 1) * np.float32(3e38), "labels": np.zeros(256, int)}, "in epoch 1: try a smaller --lr"),
     ],
-    ids=["names", "no labels", "out of range", "no whole numbers", "NaN"],
+    ids=["names", "type", "shape", "count", "no labels", "out of range", "no whole numbers", "NaN", "loss"],
 )
 def test_what_the_script_refuses(tmp_path, data, message):
     """It says in one line what is wrong with the data, ends where the loss is not finite, and leaves the weights."""
@@ -274,6 +278,47 @@ def test_what_the_script_refuses(tmp_path, data, message):
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr
     assert (tmp_path / "b" / "weights.safetensors").read_bytes() == before
+
+
+def test_the_script_without_a_file(tmp_path):
+    """A source that is not there is named in one line; one array alone may have any name, or none."""
+    pytest.importorskip("torch")
+    onnxprune.handoff(proto(ENDS_IN_SOFTMAX), tmp_path / "b", teacher=proto(ENDS_IN_SOFTMAX))
+    np.save(tmp_path / "x.npy", X)
+    line = [sys.executable, str(tmp_path / "b" / "train.py"), "--epochs", "1"]
+    absent, array = (
+        subprocess.run([*line, str(tmp_path / name)], capture_output=True, text=True, check=False)
+        for name in ("absent.npz", "x.npy")
+    )
+    assert absent.returncode == 1
+    assert "absent.npz" in absent.stderr
+    assert "Traceback" not in absent.stderr
+    assert array.returncode == 0, array.stderr
+
+
+def test_the_script_on_two_inputs(tmp_path):
+    """The arrays of a file come in any order."""
+    pytest.importorskip("torch")
+    text = """g (float[N,4] x, float[N,5] u) => (float[N,3] y) <float[4,3] w, float[5,3] v> {
+        h = MatMul(x, w)
+        k = MatMul(u, v)
+        y = Add(h, k)
+    }"""
+    onnxprune.handoff(proto(text), tmp_path / "b", teacher=proto(text))
+    ran = run_script(tmp_path / "b", {"u": np.ones((64, 5), np.float32), "x": X[:64]}, "--epochs", 1)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("N", "4"), ("2", "3"), ("4", "N")])
+def test_the_script_on_models_of_other_batches(tmp_path, ours, theirs):
+    """The student and the teacher may each take a number of samples of their own at once."""
+    pytest.importorskip("torch")
+    student, teacher = (proto(ENDS_IN_SOFTMAX.replace("[N", f"[{n}")) for n in (ours, theirs))
+    onnxprune.handoff(student, tmp_path / "b", teacher=teacher)
+    ran = run_script(tmp_path / "b", {"x": X}, "--epochs", 1, "--batch", 32)
+    assert ran.returncode == 0, ran.stderr
+    few = run_script(tmp_path / "b", {"x": X[:1]}, "--epochs", 1)
+    assert (few.returncode, "Traceback" in few.stderr) == (1, False)
 
 
 def test_the_script_without_torch(tmp_path):

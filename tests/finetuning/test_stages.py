@@ -76,28 +76,48 @@ def test_training_after_one_cut(torch):
     assert found.metric.keys() == {"original", "cut", "repaired", "trained"}
 
 
-def test_repairs_aim_at_the_original():
-    """A network that an earlier step has left damaged is repaired towards the original, not towards what it was."""
+@pytest.fixture(scope="module")
+def damaged():
+    """What the first of two steps left, with weights that were changed since; the start of both, and the plan."""
     first = onnxprune.compress(MODEL, **(OPTIONS | {"flops": 0.7, "recover": "none"}))
-    damaged = onnx.ModelProto()
-    damaged.CopyFrom(first.model)
+    model = onnx.ModelProto()
+    model.CopyFrom(first.model)
     rng = np.random.default_rng(0)
-    for tensor in damaged.graph.initializer:
+    for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
         if array.ndim > 1 and array.dtype == np.float32:
             changed = (array * (1 + 0.5 * rng.standard_normal(array.shape))).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     whole = beginning()
-    analysis, digest = whole.budget.analysis, whole.budget.digest
-    origin = Origin(analysis, whole.study, kept_classes(first.plan, analysis, digest))
+    return model, whole, kept_classes(first.plan, whole.budget.analysis, whole.budget.digest)
+
+
+def second_step(damaged, **how):
+    """The next step from there; without `how` it is a compression like any other."""
+    model, whole, kept = damaged
+    origin = Origin(whole.budget.analysis, whole.study, kept, **how) if how else None
     options = CompressOptions(**(OPTIONS | {"flops": 0.8, "recover": "least-squares"}))
-    aimed, imitated = (
-        pipeline.complete(pipeline.begin(damaged, options, Known(), o), options).model for o in (origin, None)
-    )
+    return pipeline.complete(pipeline.begin(model, options, Known(), origin), options)
+
+
+def test_repairs_aim_at_the_original(damaged):
+    """A network that an earlier step has left damaged is repaired towards the original, not towards what it was."""
+    study = damaged[1].study
+    aimed, imitated = second_step(damaged, trained=False).model, second_step(damaged).model
     assert widths(aimed) == widths(imitated)
-    wanted = answers(MODEL, whole.study)
-    far = [np.linalg.norm(answers(m, whole.study) - wanted) / np.linalg.norm(wanted) for m in (aimed, imitated)]
+    wanted = answers(MODEL, study)
+    far = [np.linalg.norm(answers(m, study) - wanted) / np.linalg.norm(wanted) for m in (aimed, imitated)]
     assert far[0] < 0.5 * far[1]
+
+
+def test_repairs_keep_to_what_was_trained(damaged):
+    """After training, layers are repaired towards those of the trained network; it is compared with the original."""
+    study = damaged[1].study
+    trained, alone = second_step(damaged, trained=True), second_step(damaged)
+    assert trained.model.SerializeToString() == alone.model.SerializeToString()
+    same = (answers(trained.model, study).argmax(1) == answers(MODEL, study).argmax(1)).mean()
+    assert trained.report.recovery.after.top1 == same
+    assert alone.report.recovery.after.top1 != same
 
 
 @pytest.mark.parametrize("bound", [{"max_rate": 0.3}, {"min_keep": 0.7}, {"max_rate": ["*=0.3"], "min_keep": 0.5}])
