@@ -215,6 +215,21 @@ def test_a_checkpoint_knows_its_labels(torch, cut, labelled, tmp_path):
         tuning.tune(cut, TuneOptions(**options, resume=True))
 
 
+@pytest.mark.parametrize("number", [0, 100, 249])
+def test_a_checkpoint_knows_all_its_inputs(torch, cut, labelled, tmp_path, number):
+    """A run is not resumed where a single input has changed."""
+    data, place = tmp_path / "train.npz", tmp_path / "c"
+    data.write_bytes(labelled.read_bytes())
+    options = {"teacher": TEACHER, "data": data, "epochs": 3, "batch": 64, "checkpoint": place}
+    assert tuning.tune(cut, TuneOptions(**options), interrupting(2)).report.interrupted
+    with np.load(labelled) as held:
+        arrays = dict(held)
+    arrays["input"][number] *= 0.5
+    np.savez(data, **arrays)
+    with pytest.raises(ModelError, match="belongs to other models, data or options"):
+        tuning.tune(cut, TuneOptions(**options, resume=True))
+
+
 def test_ctrl_c_keeps_the_best(torch, cut):
     """After Ctrl-C the weights are the best so far, and the report says so."""
     seen = {}
