@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -35,11 +36,12 @@ def compressed(task: dict[str, Any]) -> dict[str, Any]:
         options["keep"] = stream_biases(onnx.load(task["model"]))
     data = {"data": calibration(task), "calibration_size": task["images"]} if task["images"] else {}
     start = time.perf_counter()
-    if task["plan"]:
-        result, earlier = replayed(task, options, data)
-    else:
-        earlier, looks = 0.0, CompressOptions(**options, **data).runs_inputs
-        result = onnxprune.compress(task["model"], **options, **(data if looks else {}))
+    with Anonymous() as memory:
+        if task["plan"]:
+            result, earlier = replayed(task, options, data)
+        else:
+            earlier, looks = 0.0, CompressOptions(**options, **data).runs_inputs
+            result = onnxprune.compress(task["model"], **options, **(data if looks else {}))
     total = time.perf_counter() - start + earlier
     report = result.report
     onnx.save(result.model, task["out"])
@@ -50,6 +52,7 @@ def compressed(task: dict[str, Any]) -> dict[str, Any]:
         "total": total,
         "seconds": report.seconds,
         "peak_mb": peak_mb(),
+        "anonymous_mb": memory.peak,
         "settings": {k: v for k, v in report.settings.items() if k != "keep"},
         "note": report.note,
         "recovery": recovery(report),
@@ -111,6 +114,27 @@ def stream_biases(model: Any) -> list[str]:
     first = next(n for n in model.graph.node if n.op_type == "Conv")
     read = [writer[i] for n in model.graph.node if n.op_type == "Add" for i in n.input if i in writer]
     return [n.input[2] for n in (first, *read) if n.op_type == "Conv"]
+
+
+class Anonymous:
+    """Peak memory of this process without what is mapped from files, MiB, looked at twice a second."""
+
+    def __init__(self) -> None:
+        self.peak, self._done = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Anonymous:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(0.5):
+            lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+            self.peak = max(self.peak, next(int(x.split()[1]) / 1024 for x in lines if x.startswith("RssAnon")))
 
 
 def peak_mb() -> float:

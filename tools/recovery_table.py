@@ -22,7 +22,7 @@ compression at 0.5, recovery included, on a machine with other work on it, an ol
 without `greedy`; scoring on the test set is not.
 """.splitlines()
 SPEED = """
-| network | layers | MMACs | allocation | images | seconds | per image, GMAC | stages over 2 % | peak MB | kept | runs |
+| network | layers | MMACs | allocation | images | seconds | per image, GMAC | stages over 2 % | peak MB | without mapped files | kept | runs |
 """.strip()
 
 
@@ -169,17 +169,19 @@ def table(title: str, groups: dict[tuple[str, str, int], list[dict[str, Any]]]) 
     yield f"## {title}"
     yield ""
     yield SPEED
-    yield "|--" * 11 + "|"
+    yield "|--" * 12 + "|"
     for (network, label, images), rows in groups.items():
         good = [r["result"] for r in rows if "total" in r["result"]]
         if not good:
-            yield f"| {network} | | | {label} | {images} | failed: {rows[0]['result']['failed'][:80]} | | | | | |"
+            yield f"| {network} | | | {label} | {images} | failed: {rows[0]['result']['failed'][:80]} | | | | | | |"
             continue
         middle = sorted(good, key=lambda r: float(r["total"]))[len(good) // 2]
         total, macs = float(middle["total"]), float(middle["macs"])
         stages = ", ".join(f"{k} {v:.1f}" for k, v in middle["seconds"].items() if v > 0.02 * total)
         size = f"{network} | {middle['layers']} | {macs / 1e6:.0f}"
         rate = f"{total:.1f} | {total / images / (macs / 1e9):.3f}"
-        end = f"{max(r['peak_mb'] for r in good):.0f} | {middle['kept']:.3f} | {len(good)}"
+        known = [r["anonymous_mb"] for r in good if "anonymous_mb" in r]
+        peaks = f"{max(r['peak_mb'] for r in good):.0f} | {f'{max(known):.0f}' if known else '-'}"
+        end = f"{peaks} | {middle['kept']:.3f} | {len(good)}"
         yield f"| {size} | {label} | {images} | {rate} | {stages} | {end} |"
     yield ""
