@@ -28,6 +28,7 @@ _RIDGE, _GRADIENT_RIDGE = 1e-3, 1e-2  # shares of the mean diagonal of the two G
 _REFRESH = 8  # steps between two curvatures
 _WHOLE = 8  # steps: where there is time for more, they are shorter, and the held-out inputs tell better where to stop
 _CURVATURE = 256  # inputs that a curvature looks at
+_GRAMS = 1 << 29  # bytes of Gram matrices that wait to be summed, two of each at least
 _LENGTH = 8  # one of so many inputs of a step is enough to tell its length
 _PASSES = 5  # what a step costs, in passes over its inputs
 _ROWS = 1 << 20  # bytes of rows gathered at once: they stay in the CPU's cache
@@ -196,9 +197,16 @@ def _curvature(at: State, parts: Sequence[Part], rng: np.random.Generator) -> li
             found.append((_gram(rows) * (share / rows.shape[1]), _gram(_by_group(layer, g)) / total))
         return found
 
-    made = each(grams, list(zip(parts, rng.spawn(len(parts)), strict=True)))
-    reads, gradients = ([np.sum([m[i][k] for m in made], axis=0) for i in range(len(layers))] for k in (0, 1))
-    return [(_inverse(a, _RIDGE), _inverse(g, _GRADIENT_RIDGE)) for a, g in zip(reads, gradients, strict=True)]
+    sizes = [(x.groups, x.unknowns + 1, x.channels // x.groups) for x in layers]
+    sums = [(np.zeros((groups, d, d)), np.zeros((groups, m, m))) for groups, d, m in sizes]
+    wave = max(_GRAMS // sum(a.nbytes + g.nbytes for a, g in sums), 2)
+    jobs = list(zip(parts, rng.spawn(len(parts)), strict=True))
+    for start in range(0, len(jobs), wave):
+        for found in each(grams, jobs[start : start + wave]):
+            for (a, g), (more_a, more_g) in zip(sums, found, strict=True):
+                a += more_a
+                g += more_g
+    return [(_inverse(a, _RIDGE), _inverse(g, _GRADIENT_RIDGE)) for a, g in sums]
 
 
 def _gram(rows: Floats) -> Doubles:

@@ -91,6 +91,22 @@ def test_many_steps_are_short_ones():
     assert once.after < at.moved(half).error(held) < once.before
 
 
+def test_the_memory_of_a_curvature_is_bounded(monkeypatch):
+    """So many Gram matrices are held at once as fit into a share of memory, two at least, however many parts there are;
+    the result is the same to the bit.
+    """
+    passes, weights, biases, part, rng = teacher(next(iter(CASES)))
+    at, train, waves = State(passes, weights, disturbed(biases, rng)), [part(2) for _ in range(9)], []
+    whole = joint._curvature(at, train, np.random.default_rng(0))
+    real = joint.each
+    monkeypatch.setattr(joint, "each", lambda function, items: waves.append(len(items)) or real(function, items))
+    monkeypatch.setattr(joint, "_GRAMS", 1)
+    divided = joint._curvature(at, train, np.random.default_rng(0))
+    assert waves == [2, 2, 2, 2, 1]
+    for one, other in zip(whole, divided, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def test_what_is_right_stays():
     """Without an error there is no step, and no NaN where a layer gives nothing at all."""
     passes, weights, biases, part, _ = teacher("two of 3x3")
