@@ -204,8 +204,8 @@ def _curvature(at: State, parts: Sequence[Part], rng: np.random.Generator) -> li
     for start in range(0, len(jobs), wave):
         for found in each(grams, jobs[start : start + wave]):
             for (a, g), (more_a, more_g) in zip(sums, found, strict=True):
-                a += more_a
-                g += more_g
+                np.add(a, more_a, out=a)
+                np.add(g, more_g, out=g)
     return [(_inverse(a, _RIDGE), _inverse(g, _GRADIENT_RIDGE)) for a, g in sums]
 
 
