@@ -96,7 +96,7 @@ def _in_steps(
     if steps == 1:
         return Staged(_with_training(first, results[0], networks), tuple(reports))
     plan = _planned(first, results, keep, steps)
-    return Staged(_whole(model, first, results, plan, networks), tuple(reports))
+    return Staged(_whole(model, first, results, plan, networks, steps), tuple(reports))
 
 
 def _titled(report: TuneReport, step: int, steps: int) -> TuneReport:
@@ -127,20 +127,21 @@ def _with_training(first: Begun, result: Result, networks: Mapping[str, onnx.Mod
 
 
 def _whole(
-    model: Source, first: Begun, results: list[Result], plan: Plan, networks: Mapping[str, onnx.ModelProto]
+    model: Source, first: Begun, results: list[Result], plan: Plan, networks: Mapping[str, onnx.ModelProto], steps: int
 ) -> Result:
     """One result for all steps: the plan of the whole cut, replayed on the original, which verifies it.
 
-    networks: after the last repair and, where there was training, after that.
+    networks: after the last repair and, where there was training, after that; steps: that were asked for.
     """
     options, last = first.budget.options, results[-1]
     replayed = api.apply_plan(model, plan, seed=options.seed, input_shapes=options.input_shapes)
     _check_same(replayed.model, last.model)
-    recovery, smaller = _recovery(first.study, results, {"cut": replayed.model, **networks})
+    done = f"{len(results)} of {steps}" if len(results) < steps else str(steps)
+    recovery, smaller = _recovery(first.study, results, {"cut": replayed.model, **networks}, done)
     seconds = {k: sum(r.report.seconds.get(k, 0.0) for r in results) for r in results for k in r.report.seconds}
     report = replace(
         replayed.report,
-        compressed=last.report.compressed,
+        compressed=(replayed if smaller is replayed.model else last).report.compressed,
         recovery=recovery,
         seconds=seconds,
         note=str(plan.predicted.get("note", "")),
@@ -151,7 +152,7 @@ def _whole(
 
 
 def _recovery(
-    study: Study | None, results: list[Result], networks: Mapping[str, onnx.ModelProto]
+    study: Study | None, results: list[Result], networks: Mapping[str, onnx.ModelProto], done: str
 ) -> tuple[Recovery | None, onnx.ModelProto]:
     """What the repairs of all steps brought, beside the original and the whole cut, and the network that ships: the
     bare cut where it agrees better than what came of it without training.
@@ -162,7 +163,7 @@ def _recovery(
         return (repairs[-1] if repairs else None), final
     agreements, metric = _compared(study, networks)
     better = agreements["repaired"].divergence <= agreements["cut"].divergence
-    told = f"cut in {len(results)} steps; 'cut' is the whole cut at once, without a repair"
+    told = f"cut in {done} steps; 'cut' is the whole cut at once, without a repair"
     found = replace(
         repairs[-1],
         layers=tuple({x.node: x for r in repairs for x in r.layers}.values()),

@@ -54,6 +54,7 @@ def test_the_report_compares_with_the_original(recover, shipped, training, reque
     name = "trained" if training else shipped
     assert found.shipped == name
     assert np.array_equal(final, cut) == (name == "cut")
+    assert result.report.compressed.params == sum(int(np.prod(shape)) for shape in widths(result.model).values())
     for told, made in ((found.before, cut), (found.final, final)):
         assert told.samples == len(wanted)
         assert told.top1 == (made.argmax(1) == wanted.argmax(1)).mean()
