@@ -21,12 +21,12 @@ from scipy import sparse
 from onnxprune.analysis import Analysis, Labels, Mask
 from onnxprune.cost import Cost, CostModel, Counts, Distinct, Kind, Sparse, multiplicities, removal_matrix
 from onnxprune.errors import TargetError, UsageError
+from onnxprune.missed import loose, unreachable
 
 Reals = NDArray[np.float64]
 Chunk = NDArray[np.int64]  # indices of chunks
 Moves = NDArray[np.int64]  # [moves, 1..3] chunks that leave, or ~chunk for one that comes back
 WINDOW = 0.02  # the kept fraction lies in ((1 - WINDOW) target, target] wherever granularity allows
-_NOUN: dict[Kind, str] = {"flops": "FLOPs", "params": "parameters", "size": "size", "latency": "latency"}
 _LEVELS = 32  # how often a chunk that is too large is left out
 _FEW = 20  # log2 of combinations times chunks up to which all are tried, if need be
 # How the choice at the threshold is varied: chunks that leave, chunks that come back, out of so many on either side.
@@ -76,6 +76,7 @@ def allocate(
     best_effort: bool = False,
     per_group: bool = True,
     wide: int = 8,
+    steps: Counts | None = None,
 ) -> Allocation:
     """Choose the classes that leave so that the kept fraction is at most the target, and within 2 % of it if possible.
 
@@ -83,20 +84,21 @@ def allocate(
     min_keep: least share of the positions of a group that stays (its own and the frozen ones; never none), one number
     or one per group, [groups + 1].
     align: widths stay multiples of it; "auto" is `wide` from 32 positions on, 4 from 8 on, else 1 (where classes are so
-    large or so few that this removes nothing, the common divisor of the width and 4). Positions of other groups on the
-    axis count as kept. protect: [classes + 1] bool, classes that stay; inexact: whether inexact classes may leave.
+    large or so few that this removes nothing, the common divisor of the width and 4), steps [groups + 1] instead where
+    given. Positions of other groups on the axis count as kept. protect: [classes + 1] bool, classes that stay; inexact:
+    whether inexact classes may leave.
     A smaller target never keeps more. Raises TargetError if out of reach, unless best_effort; UsageError for options.
     """
     _check(analysis, scores, min_keep, align)
     free = _removable(analysis, protect, inexact)
     ranked = _normalised(scores, analysis.group, free) if per_group else scores
     free = _reserve(analysis, ranked, free)
-    chunks = _chunks(analysis, ranked, free, min_keep, align, wide)
+    chunks = _chunks(analysis, ranked, free, min_keep, align, wide, steps)
     total = cost_model.whole(target.kind)
     least = cost_model.value(chunks.kept(np.ones(len(chunks.group), np.bool_)), target.kind)
     smallest = least / total if total else 1.0
     if smallest > target.keep:
-        note = _unreachable(analysis, target, smallest, min_keep, align, protect, inexact)
+        note = unreachable(analysis, target, smallest, min_keep, align, protect, inexact)
         if not best_effort:
             raise TargetError(note)
         gone = np.ones(len(chunks.group), np.bool_)
@@ -116,49 +118,6 @@ def _check(analysis: Analysis, scores: Reals, min_keep: float | Reals, align: in
         raise UsageError(f"--min-keep {min_keep}: the least share of a group must be within 0..1")
     if align != "auto" and (isinstance(align, str) or align < 1):
         raise UsageError(f"--align {align}: must be 'auto' or a positive integer")
-
-
-def _unreachable(
-    analysis: Analysis,
-    target: Target,
-    smallest: float,
-    min_keep: float | Reals,
-    align: int | str,
-    protect: Mask | None,
-    inexact: bool,
-) -> str:
-    """Why the target is out of reach, the nearest that is not, and what could bring it nearer."""
-    refused = int(analysis.inexact.sum()) if not inexact else 0
-    protected = int(protect[1:].sum()) if protect is not None else 0
-    stay = [f"{refused:,} are inexact (--inexact admits them)"] if refused else []
-    stay += [f"{protected:,} are protected by --keep"] if protected else []
-    stays = f" Of {analysis.classes:,} classes {' and '.join(stay)}." if stay else ""
-    hints = (
-        ["a smaller --min-keep" if isinstance(min_keep, float | int) else "a smaller --min-keep or larger --max-rate"]
-        if np.any(np.asarray(min_keep) > 0)
-        else []
-    )
-    hints += ["--align 1"] if align != 1 else []
-    if refused + protected >= analysis.classes:
-        hints = []
-    stays = stays or ("" if analysis.classes else " Everything is frozen: `onnxprune analyze` says why.")
-    if smallest >= 1:
-        advice = f" Perhaps {' or '.join(hints)} allows something." if hints else ""
-        return f"--{target.kind} {target.keep:g} cannot be reached: nothing can be removed.{advice}{stays}"
-    nearest = np.ceil(smallest * 1e4) / 1e4
-    advice = f"; {' or '.join(hints)} may allow less" if hints else ""
-    return (
-        f"--{target.kind} {target.keep:g} cannot be reached: with everything gone that may go, {nearest:g} of the "
-        f"{_NOUN[target.kind]} is left. The nearest target is --{target.kind} {nearest:g}{advice}.{stays}"
-    )
-
-
-def loose(target: Target, fraction: float, align: int | str) -> str:
-    advice = "" if align == 1 else "; --align 1 has finer steps"
-    return (
-        f"kept {fraction:.4g} of the {_NOUN[target.kind]}, {1 - fraction / target.keep:.1%} below the target "
-        f"{target.keep:g}: the steps in which layers can leave are too coarse to come closer{advice}"
-    )
 
 
 def _removable(analysis: Analysis, protect: Mask | None, inexact: bool) -> Mask:
@@ -241,7 +200,13 @@ class _Chunks:
 
 
 def _chunks(
-    analysis: Analysis, scores: Reals, free: Mask, min_keep: float | Reals, align: int | Literal["auto"], wide: int
+    analysis: Analysis,
+    scores: Reals,
+    free: Mask,
+    min_keep: float | Reals,
+    align: int | Literal["auto"],
+    wide: int,
+    steps: Counts | None,
 ) -> _Chunks:
     group, groups = analysis.group, len(analysis.groups)
     classes = np.flatnonzero(free)
@@ -249,11 +214,11 @@ def _chunks(
     owner = group[classes]
     positions, widths, floor = _widths(analysis, min_keep)
     cuts = partial(_cuts, owner, positions[classes], widths, floor)
-    steps = np.full(groups + 1, align) if align != "auto" else np.select([widths >= 32, widths >= 8], [wide, 4], 1)
-    ends = cuts(steps)
-    if align == "auto":
+    given = steps if steps is not None else widths_apart(widths, align, wide)
+    ends = cuts(given)
+    if align == "auto" and steps is None:
         idle = np.bincount(owner[ends], minlength=groups + 1) == 0
-        ends = cuts(np.where(idle, np.gcd(widths, 4), steps))
+        ends = cuts(np.where(idle, np.gcd(widths, 4), given))
     at = np.flatnonzero(ends)  # the last class of each chunk
     chunk = np.searchsorted(at, np.arange(len(classes)))
     leaves = np.append(owner[at], 0)[chunk] == owner
@@ -265,6 +230,11 @@ def _chunks(
     members = removal_matrix(classes, np.searchsorted(chunk, np.arange(len(at) + 1)), analysis.classes + 1)
     first = np.searchsorted(owner[at], np.arange(groups + 2))
     return _Chunks(of_class, owner[at], means, first, members)
+
+
+def widths_apart(widths: Counts, align: int | Literal["auto"], wide: int) -> Counts:
+    """How far apart the widths are that a group of each of these may have."""
+    return np.select([widths >= 32, widths >= 8], [wide, 4], 1) if align == "auto" else np.full(len(widths), align)
 
 
 def _widths(analysis: Analysis, min_keep: float | Reals) -> tuple[Counts, Counts, Counts]:

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune import files
-from onnxprune.allocate import Allocation, Target, allocate
+from onnxprune.allocate import Allocation, Target, allocate, widths_apart
 from onnxprune.analysis import Analysis, Mask, Role
 from onnxprune.cost import CostModel, Duration, Kind
 from onnxprune.errors import UsageError
@@ -27,7 +27,8 @@ _SURE = 0.98  # scores decide which of several classes an axis keeps, so that wh
 class Budget:
     """What may leave, what it costs, and the choice that scores lead to.
 
-    origin: where earlier cuts made the model, what they started from: floors are shares of its groups.
+    origin: where earlier cuts made the model, what they started from: floors are shares of its groups, and its widths
+    tell the steps in which they go down.
     """
 
     def __init__(self, analysis: Analysis, options: Options, origin: Origin | None = None) -> None:
@@ -37,6 +38,7 @@ class Budget:
         whole = origin.analysis if origin else analysis
         least = floors(whole, options.min_keep, options.rates) if options.max_rate else options.min_keep
         self._floors = origin.floors(analysis, least) if origin else least
+        self._before = origin.widths(analysis) if origin else None
         self.free: Mask = ~self._protect & (~analysis.inexact if not options.inexact else True)
         cleaned = export(analysis.model)  # what `clean` writes: its digest and its bytes are what a plan refers to
         self._overhead, self._wide = overhead(cleaned), 8
@@ -60,19 +62,23 @@ class Budget:
             min_keep=self._floors,
             align=options.align,
             wide=self._wide,
+            steps=None if self._before is None else widths_apart(self._before, options.align, self._wide),
             protect=self._protect,
             inexact=options.inexact,
             best_effort=options.best_effort or best_effort or options.latency is not None,
             per_group=per_group,
         )
 
+    def lowest(self) -> Allocation:
+        """What is kept near the target whatever the scores are, within reach or not."""
+        return self.decide(np.ones(self.analysis.classes + 1), False, self.target.keep, best_effort=True)
+
     def check(self) -> None:
         """Raise TargetError where the target is out of reach whatever the scores are."""
         if self.target.kind == "latency":
             return  # known when it is measured
-        equal = np.ones(self.analysis.classes + 1)
-        if self.decide(equal, False, self.target.keep, best_effort=True).smallest * _SURE > self.target.keep:
-            self.decide(equal, False, self.target.keep)
+        if self.lowest().smallest * _SURE > self.target.keep:
+            self.decide(np.ones(self.analysis.classes + 1), False, self.target.keep)
 
 
 def protected(analysis: Analysis, patterns: Sequence[str], role: Role | None = None, option: str = "--keep") -> Mask:

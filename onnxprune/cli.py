@@ -320,8 +320,8 @@ def _report(
         if result.int8:
             write("\n")
             show(latency.benchmark(result.int8))
-        for each in tuned:
-            tuning.tell(each, out, as_json=False, quiet=False)
+        for step, each in enumerate(tuned, 1):
+            tuning.tell(each, out if step == len(tuned) else "the next cut", as_json=False, quiet=False)
     warn_made_up(quiet and report.synthetic)
     for step, each in enumerate(tuned, 1):
         tuning.end(each, out, True, step, steps)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Reals = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +40,27 @@ class Origin:
         """The least share of each group of what is left, [groups + 1], so that of the original's groups a share `least`
         stays, a number or [its groups + 1].
         """
-        wide, whole = _widths(now), _widths(self.analysis)
-        must = np.maximum(np.ceil(least * whole - 1e-9), 1)
-        axes, result = {(a.param, a.axis): a.classes for a in self.analysis.axes}, np.zeros(len(wide))
+        must = np.maximum(np.ceil(least * _widths(self.analysis) - 1e-9), 1)
+        result: Reals = np.minimum(must[self._groups(now)] / np.maximum(_widths(now), 1), 1.0)
+        return result
+
+    def widths(self, now: Analysis) -> Counts:
+        """How wide the axis of each group of what is left was in the original, [groups + 1]."""
+        sizes = np.array([0, *(len(a.classes) for a in self.analysis.groups)])
+        found: Counts = sizes[self._groups(now)]
+        return found
+
+    def _groups(self, now: Analysis) -> Counts:
+        """The group of the original that each group of what is left was, [groups + 1]."""
+        axes, found = {(a.param, a.axis): a.classes for a in self.analysis.axes}, [0]
         for number, axis in enumerate(now.groups, 1):
             before = axes[axis.param, axis.axis]
             own = self.analysis.group[before[self.kept[before]]][now.group[axis.classes] == number]
-            result[number] = must[np.bincount(own).argmax()] / wide[number]
-        return np.minimum(result, 1.0)
+            found.append(int(np.bincount(own).argmax()))
+        return np.array(found)
 
 
-def _widths(analysis: Analysis) -> NDArray[np.int64]:
+def _widths(analysis: Analysis) -> Counts:
     """Positions of each group on its own axis, [groups + 1]."""
     owned = (np.count_nonzero(analysis.group[a.classes] == g) for g, a in enumerate(analysis.groups, 1))
     return np.array([0, *owned], np.int64)

@@ -47,7 +47,9 @@ class Begun:
     name: str
 
     def within(self, options: CompressOptions) -> Begun:
-        """The same, towards another target."""
+        """The same, towards another target and in another time."""
+        if self.study is not None:
+            self.study.seconds = options.time_budget
         return replace(self, budget=Budget(self.budget.analysis, options))
 
 

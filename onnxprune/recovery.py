@@ -311,6 +311,11 @@ class Study:
         stop = int(np.searchsorted(taken, count)) + 1
         return self.reference.batches[: min(stop, len(taken))], self.reference.outputs[: min(stop, len(taken))]
 
+    @property
+    def held(self) -> Sequence[Feeds]:
+        """Inputs that no fit may see, in batches; none where there is only one batch."""
+        return self.reference.batches[self.reference.train :]
+
     def held_of(self, batches: Sequence[Feeds]) -> list[Feeds]:
         """Those of the batches that fits are checked on."""
         return [batches[b] for b in self.reference.checks]

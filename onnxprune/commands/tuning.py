@@ -50,7 +50,7 @@ def finetune(model: o.Source, given: t.Tuning) -> None:
     end(tuned.report, out, usable)
 
 
-def tell(report: TuneReport, out: Path, as_json: bool, quiet: bool) -> None:
+def tell(report: TuneReport, out: Path | str, as_json: bool, quiet: bool) -> None:
     """Print a report."""
     if as_json:
         show_json(report.as_dict() | {"output": str(out)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from math import prod
@@ -21,6 +21,7 @@ from onnxprune.graph import Array
 
 Rows = NDArray[np.intp]
 Arrays = dict[str, Array]
+Feeds = Mapping[str, Array]
 _READ = 256  # samples per read
 _HELD, _MOST_HELD = 0.1, 1000  # share and most of the samples that no step sees
 _FEWEST = 8
@@ -58,11 +59,12 @@ class Samples:
         return {n: a[rows] if view is None else seen(a[rows], self.moves[rows, view]) for n, a in self.inputs.items()}
 
 
-def load(data: Data, room: Room, options: TuneOptions, chunk: int) -> Samples:
+def load(data: Data, room: Room, options: TuneOptions, chunk: int, apart: Sequence[Feeds] = ()) -> Samples:
     """Read the data once, and set some of them aside.
 
     options: `limit`, `seed`, `labels`, `views`, `augment`. chunk: samples that a model takes at once: the numbers of
-    samples are multiples of it. Raises DataError for too few samples, or labels that are missing or unusable.
+    samples are multiples of it. apart: inputs that are not to be trained on, in batches: those among the samples are
+    the first that are set aside. Raises DataError for too few samples, or labels that are missing or unusable.
     """
     inputs, labels = _read(data, room, options.limit, options.seed)
     count = len(next(iter(inputs.values())))
@@ -70,8 +72,11 @@ def load(data: Data, room: Room, options: TuneOptions, chunk: int) -> Samples:
         raise DataError(f"{data.name} gives {count} samples; fine-tuning needs {max(_FEWEST, 2 * chunk)} at least")
     if options.labels and labels is None:
         raise DataError(f"{data.name} has no labels: leave out --labels, or give an array 'labels' or class folders")
-    held = max(int(min(_HELD * count, _MOST_HELD)) // chunk, 1) * chunk
     order = np.random.default_rng([options.seed, 0]).permutation(count)
+    known = _among(inputs, apart)[order]
+    order = np.concatenate([order[known], order[~known]])
+    held = max(-(-int(known.sum()) // chunk), int(min(_HELD * count, _MOST_HELD)) // chunk, 1) * chunk
+    held = min(held, count // 2 // chunk * chunk)
     train = np.sort(order[held : held + (count - held) // chunk * chunk])
     moves = draw(inputs, options.views, options.augment, options.seed)
     return Samples(
@@ -94,6 +99,28 @@ def _read(data: Data, room: Room, limit: int | None, seed: int) -> tuple[Arrays,
         done += len(batch)
     kept = [x for x in labels if x is not None]
     return {n: a[:done] for n, a in whole.items()}, np.concatenate(kept) if kept else None
+
+
+def _among(inputs: Feeds, batches: Sequence[Feeds]) -> NDArray[np.bool_]:
+    """[n] which of the samples are in the batches, to the bit."""
+    found = np.zeros(len(next(iter(inputs.values()))), bool)
+    if any(a.shape[1:] != inputs[n].shape[1:] or a.dtype != inputs[n].dtype for b in batches for n, a in b.items()):
+        return found
+    sums = [_digests(b) for b in batches]
+    return np.isin(_digests(inputs), np.concatenate(sums)) if sums else found
+
+
+def _digests(arrays: Feeds) -> NDArray[np.uint64]:
+    """[n] a number per sample that depends on all of its bytes; computed some samples at a time."""
+    total = np.zeros(len(next(iter(arrays.values()))), np.uint64)
+    for number, name in enumerate(sorted(arrays)):
+        array = arrays[name]
+        size = array[:1].nbytes
+        weights = np.random.default_rng(number).integers(1, 2**63, size, np.uint64)
+        for start in range(0, len(array), _READ):
+            part = np.ascontiguousarray(array[start : start + _READ])
+            total[start : start + _READ] += part.reshape(len(part), -1).view(np.uint8).astype(np.uint64) @ weights
+    return total
 
 
 def _joined(batches: Sequence[Batch]) -> tuple[Arrays, Array | None]:

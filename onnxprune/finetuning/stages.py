@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 
 from onnxprune import api, normalize, pipeline
-from onnxprune.allocate import WINDOW, loose
+from onnxprune.allocate import WINDOW
 from onnxprune.api import Result
+from onnxprune.budget import Budget
 from onnxprune.clock import Progress
-from onnxprune.cost import Cost
 from onnxprune.errors import UsageError
+from onnxprune.finetuning.settings import TuneOptions
+from onnxprune.missed import loose
 from onnxprune.origin import Origin
 from onnxprune.pipeline import Begun, Source
 from onnxprune.plan import Keep, Plan, kept_classes
@@ -21,7 +23,7 @@ from onnxprune.recover.agreement import Agreement
 from onnxprune.recover.program import program
 from onnxprune.recover.result import Recovery
 from onnxprune.recovery import Known, Study
-from onnxprune.settings import CompressOptions, Options
+from onnxprune.settings import CompressOptions
 
 if TYPE_CHECKING:
     from onnxprune.report.tuning import TuneReport
@@ -44,9 +46,9 @@ def staged(
 
     options: of `compress`; its target is that of the last step, its time is that of all, and its floors are shares of
     the original. tuning: options of `finetune`, but for the teacher, which is the original in every step; None: no
-    training. Every repair aims at the original, which the result is compared with, beside the whole cut, unrepaired.
-    The plan of the result is in the coordinates of the original: `apply` replays the whole cut at once. Raises as both
-    functions do.
+    training; inputs that the result is compared on are not trained on. Every repair aims at the original, which the
+    result is compared with, beside the whole cut, unrepaired. The plan of the result is in the coordinates of the
+    original: `apply` replays the whole cut at once. Raises as both functions do.
     """
     if steps < 1:
         raise UsageError(f"--steps {steps}: give at least 1")
@@ -72,6 +74,7 @@ def _in_steps(
     model: Source, whole: CompressOptions, first: Begun, steps: int, tuning: Mapping[str, Any] | None
 ) -> Staged:
     original, digest = first.budget.analysis, first.budget.digest
+    apart = first.study.held if first.study else ()
     results, reports, keep, untrained = list[Result](), list["TuneReport"](), Keep(), onnx.ModelProto()
     for step in Progress("step", steps).over(range(1, steps + 1)):
         options = _share(whole, results, step / steps, steps)
@@ -83,9 +86,9 @@ def _in_steps(
             result = pipeline.complete(pipeline.begin(results[-1].model, options, Known(), origin), options)
         untrained = result.model
         if tuning is not None:
-            from onnxprune.finetuning.tune import finetune
+            from onnxprune.finetuning.tune import tune
 
-            tuned = finetune(result.model, teacher=model, **tuning)
+            tuned = tune(result.model, TuneOptions(teacher=model, **tuning), apart=apart)
             reports.append(_titled(tuned.report, step, steps))
             result = replace(result, model=tuned.model)
         results.append(result)
@@ -145,6 +148,8 @@ def _whole(
         recovery=recovery,
         seconds=seconds,
         note=str(plan.predicted.get("note", "")),
+        reachable=first.budget.lowest().smallest,
+        tried=last.report.tried,
         caveats=tuple(dict.fromkeys(n for r in results for n in r.report.caveats)),
         settings=plan.settings,
     )
@@ -159,20 +164,18 @@ def _recovery(
     """
     final = list(networks.values())[-1]
     repairs = [r.report.recovery for r in results if r.report.recovery is not None]
-    if not repairs or study is None:
-        return (repairs[-1] if repairs else None), final
+    if not repairs:
+        return None, final
+    told = f"cut in {done} steps; 'cut' is the whole cut at once, without a repair"
+    notes = tuple(dict.fromkeys([told, *(n for r in repairs for n in r.notes)]))
+    found = replace(repairs[-1], layers=tuple({x.node: x for r in repairs for x in r.layers}.values()), notes=notes)
+    if study is None:
+        return found, final
     agreements, metric = _compared(study, networks)
     better = agreements["repaired"].divergence <= agreements["cut"].divergence
-    told = f"cut in {done} steps; 'cut' is the whole cut at once, without a repair"
-    found = replace(
-        repairs[-1],
-        layers=tuple({x.node: x for r in repairs for x in r.layers}.values()),
-        before=agreements["cut"],
-        after=agreements["repaired"],
-        shipped="repaired" if better else "cut",
-        metric=metric,
-        notes=tuple(dict.fromkeys([told, *(n for r in repairs for n in r.notes)])),
-    )
+    shipped: Literal["repaired", "cut"] = "repaired" if better else "cut"
+    pair = agreements["cut"], agreements["repaired"]
+    found = replace(found, before=pair[0], after=pair[1], shipped=shipped, metric=metric)
     if "trained" in networks:
         return _trained(found, agreements["trained"], metric), final
     return found, final if better else networks["cut"]
@@ -180,7 +183,8 @@ def _recovery(
 
 def _trained(found: Recovery, agreement: Agreement, metric: dict[str, float] | None) -> Recovery:
     """The same where the network was fine-tuned after the repair."""
-    told = () if found.shipped == "repaired" else ("the bare cut agreed no worse before training",)
+    told = ["training left these inputs out, where its data have them alike"]
+    told += [] if found.shipped == "repaired" else ["the bare cut agreed no worse before training"]
     return replace(found, trained=agreement, metric=metric, shipped="trained", notes=(*found.notes, *told))
 
 
@@ -205,21 +209,22 @@ def _composed(plans: Iterable[Plan], known: Collection[str]) -> Keep:
 def _planned(first: Begun, results: Sequence[Result], keep: Keep, steps: int) -> Plan:
     """The plan of the whole cut, in the coordinates of the original; steps: that were asked for."""
     whole, plans = first.budget.options, [r.plan for r in results]
-    original, cost = results[0].report.original, Cost(*(plans[-1].predicted[n] for n in _NAMES.values()))
+    left = kept_classes(Plan(first.budget.digest, keep), first.budget.analysis, first.budget.digest)
+    original, cost = results[0].report.original, first.budget.cost.evaluate(left)
     fractions = {n: round(v, 6) for n, v in cost.fractions(original).items()}
     notes = list(dict.fromkeys(n for p in plans for n in p.predicted.get("notes", ())))
-    note = _note(whole, fractions[_NAMES[whole.target().kind]]) if len(results) == steps else ""
+    note = _note(first.budget, fractions[_NAMES[whole.target().kind]]) if len(results) == steps else ""
     predicted = asdict(cost) | {"kept": fractions}
     predicted |= ({"notes": notes} if notes else {}) | ({"note": note} if note else {})
     return Plan(first.budget.digest, keep, whole.settings() | {"steps": len(results)}, predicted, plans[0].frozen)
 
 
-def _note(whole: Options, fraction: float) -> str:
+def _note(budget: Budget, fraction: float) -> str:
     """What to know where the target is missed, or met loosely."""
-    target = whole.target()
+    target = budget.target
     if fraction > target.keep:
-        return f"--{target.kind} {target.keep:g} was not reached: {fraction:.4g} is left"
-    return loose(target, fraction, whole.align) if fraction <= (1 - WINDOW) * target.keep else ""
+        return budget.lowest().note or f"--{target.kind} {target.keep:g} was not reached: {fraction:.4g} is left"
+    return loose(target, fraction, budget.options.align) if fraction <= (1 - WINDOW) * target.keep else ""
 
 
 def _check_same(whole: onnx.ModelProto, stepwise: onnx.ModelProto) -> None:

@@ -67,8 +67,12 @@ def finetune(model: Source, options: TuneOptions) -> Tuned:
     return tune(model, options)
 
 
-def tune(model: Source, options: TuneOptions, on_epoch: OnEpoch | None = None) -> Tuned:
-    """As `finetune`; `on_epoch` hears of the number and the weights after every epoch."""
+def tune(
+    model: Source, options: TuneOptions, on_epoch: OnEpoch | None = None, apart: Sequence[Mapping[str, Array]] = ()
+) -> Tuned:
+    """As `finetune`; `on_epoch` hears of the number and the weights after every epoch. apart: inputs, in batches, that
+    are not trained on where the data have them.
+    """
     options.check()
     require_torch()
     from onnxprune.student import Network
@@ -85,7 +89,7 @@ def tune(model: Source, options: TuneOptions, on_epoch: OnEpoch | None = None) -
             "are Constant nodes, train what `onnxprune clean` writes"
         )
     room = Room(options.memory / 2)
-    samples = load(data, room, options, _chunk(specs, input_specs(original)))
+    samples = load(data, room, options, _chunk(specs, input_specs(original)), apart)
     shapes = {s.name: _shape(s, samples.inputs[s.name]) for s in specs}
     proof = {"before": prove(network, student, shapes, options.seed)}
     names, objective = _objective(student, original, samples, options)

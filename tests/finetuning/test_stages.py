@@ -13,7 +13,7 @@ from onnx import numpy_helper
 import onnxprune
 from onnxprune import pipeline, runtime
 from onnxprune.errors import TargetError
-from onnxprune.finetuning import stages
+from onnxprune.finetuning import stages, tune
 from onnxprune.origin import Origin
 from onnxprune.plan import kept_classes
 from onnxprune.recovery import Known
@@ -148,12 +148,97 @@ def test_floors_by_pattern():
 
 
 def test_a_target_that_is_missed():
-    """With --best-effort the note tells the share of the original that is left."""
+    """With --best-effort the note tells what is left, and what could help, as the error does without."""
     options = {"flops": 0.05, "best_effort": True, "recover": "none", "min_keep": 0.5}
     result = stages.staged(MODEL, options, steps=2).result
-    left = result.report.compressed.macs / result.report.original.macs
-    assert result.report.note == f"--flops 0.05 was not reached: {left:.4g} is left"
+    with pytest.raises(TargetError) as refused:
+        stages.staged(MODEL, options | {"best_effort": False}, steps=2)
+    assert result.report.note == str(refused.value)
+    assert "a smaller --min-keep" in result.report.note
     assert result.plan.predicted["note"] == result.report.note
+
+
+def test_the_time_is_that_of_all_steps(monkeypatch):
+    """Every step may take its share of --time-budget."""
+    seconds, real = [], pipeline.chosen
+    monkeypatch.setattr(pipeline, "chosen", lambda b, study, c: seconds.append(study.seconds) or real(b, study, c))
+    stages.staged(MODEL, OPTIONS | {"time_budget": 300.0, "recover": "moments"}, steps=3)
+    assert seconds == [100.0, 100.0, 100.0]
+
+
+@pytest.mark.parametrize("flops", [0.06, 0.3])
+def test_widths_go_down_as_in_one_step(flops):
+    """Widths that were 32 and more in the original stay multiples of 8, others of 4, in every step."""
+    model = FIXTURES / "cifar10" / "cifar10_mobilenet.onnx"
+    options = {"flops": flops, "method": "l2", "allocate": "global", "recover": "none", "best_effort": True}
+    layers = stages.staged(model, options, steps=3).result.report.layers
+    widths = [x.outputs for x in layers if x.outputs is not None and x.outputs[0] != x.outputs[1]]
+    assert len(widths) > 10
+    assert not [w for w in widths if w[1] % (8 if w[0] >= 32 else 4)]
+
+
+def test_a_plan_predicts_what_its_replay_has():
+    """Biases that repairs added are not in the plan, and not in what it predicts."""
+    model = FIXTURES / "dense_legacy.onnx"
+    options = {"flops": 0.5, "method": "l2", "recover": "least-squares"}
+    result = stages.staged(model, OPTIONS | options, steps=2).result
+    replayed = onnxprune.apply_plan(model, result.plan).report.compressed
+    predicted = result.plan.predicted
+    assert (predicted["macs"], predicted["params"]) == (replayed.macs, replayed.params)
+    assert result.report.compressed.params > replayed.params
+
+
+def test_what_a_search_tried_is_told():
+    """What the last step tried, and how far the floors of the original allow going down."""
+    options = {"method": "evolve", "allocate": None, "budget": 2, "recover": "none", "calibration_size": 32}
+    once, twice = (stages.staged(MODEL, OPTIONS | {"flops": 0.4} | options, steps=n).result.report for n in (1, 2))
+    assert once.tried.keys() == twice.tried.keys()
+    assert once.reachable == pytest.approx(twice.reachable, rel=0.02)
+
+
+def test_repairs_from_weights_alone(monkeypatch):
+    """Those of every step are told."""
+    found, real = set(), pipeline.complete
+
+    def complete(*given):
+        result = real(*given)
+        found.update(x.node for x in result.report.recovery.layers)
+        return result
+
+    monkeypatch.setattr(pipeline, "complete", complete)
+    options = {"flops": 0.6, "method": "l2", "allocate": "global", "align": 1, "recover": "merge"}
+    report = stages.staged(FIXTURES / "resnet_folded_legacy.onnx", options, steps=3).result.report
+    assert "cut in 3 steps" in report.recovery.notes[0]
+    assert sorted(found) == sorted(x.node for x in report.recovery.layers)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_it_is_compared_on_is_not_trained_on(torch, monkeypatch, steps):
+    """Training sets the inputs aside that the repair was compared on, if its data have them."""
+    seen, real = [], tune.load
+    monkeypatch.setattr(tune, "load", lambda *a: seen.append(real(*a)) or seen[-1])
+    stages.staged(MODEL, OPTIONS, steps=steps, tuning={"data": DATA, "epochs": 1, "batch": 16})
+    study = beginning().study
+    compared = {row.tobytes() for b in study.held for row in b["input"]}
+    assert len(compared) > 20
+    assert len(seen) == steps
+    for samples in seen:
+        assert not compared & {row.tobytes() for row in samples.inputs["input"][samples.train]}
+        assert compared <= {row.tobytes() for row in samples.inputs["input"][samples.held]}
+        assert len(samples.train) + len(samples.held) == 500
+
+
+def test_a_page_of_a_bare_cut_that_was_trained(torch, tmp_path):
+    """Text and page say that it was trained, and how it answers then."""
+    line = ("compress", MODEL, "--flops", 0.5, "--recover", "none", "--allocate", "global", "--finetune", DATA)
+    text = " ".join(
+        run(*line, "--epochs", 1, "-o", tmp_path / "s.onnx", "--report", tmp_path / "p.html").output.split()
+    )
+    assert "Not recovered: the bare cut was trained, as told below." in text
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "The bare cut was trained, as told below." in page
+    assert "same answers as the original on what training held out" in page
+    assert "fine-tune it before use" not in page + text
 
 
 def test_on_the_command_line(tmp_path):

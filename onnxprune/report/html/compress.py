@@ -59,6 +59,8 @@ def _verdict(told: Told) -> tuple[str, str]:
         if limit["held"]:
             return "good", f"{kept}; on the inputs kept aside, the drop is within {limit['limit']:g}."
         return "bad", f"{kept}, but on the inputs kept aside the drop exceeds {limit['limit']:g}."
+    if not told["recovery"] and told.get("tuning"):
+        return "doubt", f"{kept}. The bare cut was trained, as told below. Measure it on a test set before use."
     return _judged(kept, told["recovery"], _final(told["recovery"]))
 
 
@@ -93,6 +95,10 @@ def _tiles(told: Told) -> Iterator[p.Tile]:
     if told.get("max_drop"):
         found = told["max_drop"]["final"]
         yield p.Tile(f"{found['drop']['point']:.2f}", f"drop of {found['metric']} on inputs kept aside")
+    elif final is None and told.get("tuning"):
+        tuning = told["tuning"][-1]
+        taken = next(e for e in tuning["history"] if e["epoch"] == tuning["epoch"])
+        yield p.Tile(percent(taken["agreement"]), "same answers as the original on what training held out")
     elif final is None:
         yield p.Tile("?", "answers were not compared", "doubt")
     elif recovery["metric"]:
