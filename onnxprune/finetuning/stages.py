@@ -46,9 +46,9 @@ def staged(
 
     options: of `compress`; its target is that of the last step, its time is that of all, and its floors are shares of
     the original. tuning: options of `finetune`, but for the teacher, which is the original in every step; None: no
-    training; inputs that the result is compared on are not trained on. Every repair aims at the original, which the
-    result is compared with, beside the whole cut, unrepaired. The plan of the result is in the coordinates of the
-    original: `apply` replays the whole cut at once. Raises as both functions do.
+    training; inputs that the result is compared on are not trained on. Every repair aims at the original, after training
+    at what was trained; the result is compared with the original, beside the whole cut, unrepaired. Its plan is in the
+    coordinates of the original: `apply` replays the whole cut at once. Raises as both functions do.
     """
     if steps < 1:
         raise UsageError(f"--steps {steps}: give at least 1")
@@ -66,13 +66,15 @@ def staged(
     whole.check()
     whole.check_inputs_used()
     first = pipeline.begin(model, whole, Known())
-    first.budget.check()
+    if first.study is None:
+        first.budget.check()  # else it was, before inputs were looked at
     return _in_steps(model, whole, first, steps, tuning)
 
 
 def _in_steps(
     model: Source, whole: CompressOptions, first: Begun, steps: int, tuning: Mapping[str, Any] | None
 ) -> Staged:
+    """The steps, the first of which goes on from where `first` is."""
     original, digest = first.budget.analysis, first.budget.digest
     apart = first.study.held if first.study else ()
     results, reports, keep, untrained = list[Result](), list["TuneReport"](), Keep(), onnx.ModelProto()
