@@ -46,9 +46,9 @@ def staged(
 
     options: of `compress`; its target is that of the last step, its time is that of all, and its floors are shares of
     the original. tuning: options of `finetune`, but for the teacher, which is the original in every step; None: no
-    training; inputs that the result is compared on are not trained on. Every repair aims at the original, after training
-    at what was trained; the result is compared with the original, beside the whole cut, unrepaired. Its plan is in the
-    coordinates of the original: `apply` replays the whole cut at once. Raises as both functions do.
+    training; inputs that the result is compared on are not trained on. Every repair aims at the original (after
+    training, at what was trained); the result is compared with the original, beside the whole cut, unrepaired. Its plan
+    is in the coordinates of the original: `apply` replays the whole cut at once. Raises as both functions do.
     """
     if steps < 1:
         raise UsageError(f"--steps {steps}: give at least 1")
