@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from onnxprune.analysis import Analysis, Labels, Mask
-from onnxprune.cost import Cost, CostModel, Counts, Distinct, Kind, Sparse, multiplicities, removal_matrix
+from onnxprune.cost import Cost, CostModel, Counts, Distinct, Sparse, multiplicities, removal_matrix
 from onnxprune.errors import TargetError, UsageError
-from onnxprune.missed import loose, unreachable
+from onnxprune.target import Target, loose, unreachable
 
 Reals = NDArray[np.float64]
 Chunk = NDArray[np.int64]  # indices of chunks
@@ -31,18 +31,6 @@ _LEVELS = 32  # how often a chunk that is too large is left out
 _FEW = 20  # log2 of combinations times chunks up to which all are tried, if need be
 # How the choice at the threshold is varied: chunks that leave, chunks that come back, out of so many on either side.
 _EXCHANGES = ((1, 0, 10**9), (1, 1, 24), (2, 0, 24), (2, 1, 8), (1, 2, 8))
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A budget: at most `keep` (0..1] of the MACs, parameters or bytes of the cleaned model. Raises UsageError."""
-
-    kind: Kind
-    keep: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise UsageError(f"--{self.kind} {self.keep}: the fraction to keep must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True)

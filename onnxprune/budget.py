@@ -11,13 +11,14 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune import files
-from onnxprune.allocate import Allocation, Target, allocate, widths_apart
+from onnxprune.allocate import Allocation, allocate, widths_apart
 from onnxprune.analysis import Analysis, Mask, Role
 from onnxprune.cost import CostModel, Duration, Kind
 from onnxprune.errors import UsageError
 from onnxprune.normalize.describe import export
 from onnxprune.origin import Origin
 from onnxprune.settings import Options
+from onnxprune.target import Target
 from onnxprune.validation.kernels import block_size
 
 Reals = NDArray[np.float64]

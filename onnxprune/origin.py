@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.analysis import Analysis, Mask
-
-if TYPE_CHECKING:
-    from onnxprune.recovery import Study
 
 Reals = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -22,12 +18,10 @@ Counts = NDArray[np.int64]
 class Origin:
     """What earlier cuts started from, and what they left of it.
 
-    analysis: of the original; study: the original on calibration inputs, None where nothing looks at any; kept:
-    [classes + 1] bool, what is left; trained: whether that was fine-tuned since.
+    analysis: of the original; kept: [classes + 1] bool, what is left; trained: whether that was fine-tuned since.
     """
 
     analysis: Analysis
-    study: Study | None
     kept: Mask
     trained: bool = False
 

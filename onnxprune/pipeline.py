@@ -53,14 +53,20 @@ class Begun:
         return replace(self, budget=Budget(self.budget.analysis, options))
 
 
-def begin(model: Source, options: CompressOptions, known: Known, origin: Origin | None = None) -> Begun:
-    """The start of `compressed`. Raises as it does."""
+def begin(
+    model: Source,
+    options: CompressOptions,
+    known: Known,
+    origin: Origin | None = None,
+    before: Study | None = None,
+) -> Begun:
+    """The start of `compressed`. origin, before: where earlier cuts made the model. Raises as it does."""
     options.check()
     clock = Clock()
     analysis = analysed(model, options.input_shapes, clock)
     wanted = options.runs_inputs
     budget = budgeted(analysis, options, wanted, clock, origin)
-    study = studied(analysis, options, wanted, clock, known, options.recover, options.new_biases, origin)
+    study = studied(analysis, options, wanted, clock, known, options.recover, options.new_biases, origin, before)
     return Begun(budget, study, clock, name_of(model))
 
 
@@ -134,12 +140,12 @@ def studied(
     shipped: str = "auto",
     new_biases: bool = True,
     origin: Origin | None = None,
+    before: Study | None = None,
 ) -> Study | None:
-    """The original on calibration inputs, where something looks at them; those of the origin where there is one."""
+    """The original on calibration inputs, where something looks at them; on those of `before` where that is given."""
     if not wanted:
         return None
     with clock("calibrate"):
-        before = origin.study if origin else None
         inputs = before.calibration if before else _calibration(analysis, options)
         return Study(
             analysis,
@@ -151,6 +157,7 @@ def studied(
             shipped=shipped,
             new_biases=new_biases,
             origin=origin,
+            before=before,
         )
 
 

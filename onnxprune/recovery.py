@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from onnxprune.cost import CostModel
 from onnxprune.cut import cut
 from onnxprune.errors import DataError, UsageError
 from onnxprune.graph import Model
+from onnxprune.origin import Origin
 from onnxprune.recover import weights
 from onnxprune.recover.accuracy import accuracy, unused
 from onnxprune.recover.agreement import Agreement, agreement, divergence
@@ -31,9 +31,6 @@ from onnxprune.recover.result import Recovery
 from onnxprune.recover.sensitivity import LEVELS, POWER, POWERS, Curve, curves, greedy
 from onnxprune.recover.sequence import LayerRecovery, Repaired, repair
 from onnxprune.recover.statistics import Reader, readers
-
-if TYPE_CHECKING:
-    from onnxprune.origin import Origin
 
 Reals = NDArray[np.float64]
 METHODS = ("auto", "none", "absorb", "merge", "fold", "moments", "ridge", "least-squares", "joint")
@@ -68,8 +65,8 @@ class Study:
 
     memory: bytes for activations and statistics; seconds: what the whole may take; what is thinned to keep to it goes
     into `notes`. shipped, new_biases: the repair of what ships, of `METHODS`, and whether it may add biases: candidates
-    of "search" are compared after it. origin: where earlier cuts made the model, what they were made from: its inputs
-    and outputs are taken.
+    of "search" are compared after it. origin, before: where earlier cuts made the model, what they were made from, and
+    the study of that, whose inputs and outputs are taken.
     """
 
     analysis: Analysis
@@ -82,10 +79,11 @@ class Study:
     shipped: str = "auto"
     new_biases: bool = True
     origin: Origin | None = None
+    before: Study | None = None
 
     def __post_init__(self) -> None:
         self.program = program(self.analysis.model, self.analysis.shapes)
-        before = self.origin.study if self.origin else None
+        before = self.before
         self.store: Store = before.store if before else Store(self.memory * _STORED)
         # What was trained since has found other ways to the same answers: its layers are what the next repair aims at.
         self._aim = self.origin if before and self.origin and not self.origin.trained else None

@@ -11,12 +11,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from onnxprune import criteria, recovery, searching
-from onnxprune.allocate import Target
 from onnxprune.calibration import Augment
 from onnxprune.cost import Kind
 from onnxprune.errors import UsageError
 from onnxprune.sparse import sparsify as sparse
 from onnxprune.sparse.masks import parse_pattern
+from onnxprune.target import Target
 from onnxprune.validation.bench import Given
 from onnxprune.validation.environment import check_int8
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onnxprune.allocate import Target, allocate
+from onnxprune.allocate import allocate
 from onnxprune.analysis import Analysis, Axis, Element, Layer, Product
 from onnxprune.cost import CostModel
 from onnxprune.errors import TargetError, UsageError
+from onnxprune.target import Target
 
 
 def network(widths, readers=None, *, factors=None, frozen=(), copies=(), inexact=()):

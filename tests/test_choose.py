@@ -91,8 +91,8 @@ def test_widths_stay_aligned(calls):
 def test_repair_comes_once_at_the_end(calls, monkeypatch):
     """Networks that are only measured are not repaired; what is written is."""
     repairs = []
-    original = onnxprune.api.recovery.recover
-    monkeypatch.setattr(onnxprune.api.recovery, "recover", lambda *a, **k: repairs.append(1) or original(*a, **k))
+    original = recovery.recover
+    monkeypatch.setattr(recovery, "recover", lambda *a, **k: repairs.append(1) or original(*a, **k))
     result = onnxprune.compress(
         MODEL, latency=0.5, data=CALIB, allocate="global", method="l2", recover="least-squares", align=1
     )

@@ -31,7 +31,7 @@ LAYERS = (
     ("ops", "reasons"),
     ("couple",),
     ("cost", "criteria", "masking"),
-    ("allocate", "cut", "plan"),
+    ("allocate", "cut", "origin", "plan", "target"),
     ("difference", "explanation", "recover", "resemblance", "synthesize", "verify"),
     ("calibration",),
     ("recovery",),
@@ -40,7 +40,8 @@ LAYERS = (
     ("provenance", "report", "settings"),
     ("budget", "outcome", "reach"),
     ("choose",),
-    ("api", "options"),
+    ("options", "pipeline"),
+    ("api",),
     ("finetuning", "frontier", "student", "within"),  # student: what fine-tuning makes of torch
     ("commands",),
     ("cli",),

@@ -50,11 +50,12 @@ def in_process(path: str, keep: float, repeats: int) -> dict[str, float]:
     import onnx
 
     from onnxprune import criteria, normalize
-    from onnxprune.allocate import Target, allocate
+    from onnxprune.allocate import allocate
     from onnxprune.cost import CostModel
     from onnxprune.couple import couple
     from onnxprune.cut import cut
     from onnxprune.shapes import concrete_shapes
+    from onnxprune.target import Target
 
     proto = chain(int(path)) if path.isdigit() else onnx.load(path)
     kept = 1.0

@@ -15,7 +15,6 @@ from onnxprune.budget import Budget
 from onnxprune.clock import Progress
 from onnxprune.errors import UsageError
 from onnxprune.finetuning.settings import TuneOptions
-from onnxprune.missed import loose
 from onnxprune.origin import Origin
 from onnxprune.pipeline import Begun, Source
 from onnxprune.plan import Keep, Plan, kept_classes
@@ -24,6 +23,7 @@ from onnxprune.recover.program import program
 from onnxprune.recover.result import Recovery
 from onnxprune.recovery import Known, Study
 from onnxprune.settings import CompressOptions
+from onnxprune.target import loose
 
 if TYPE_CHECKING:
     from onnxprune.report.tuning import TuneReport
@@ -84,8 +84,9 @@ def _in_steps(
             result = pipeline.complete(first.within(options), options)
         else:
             left = kept_classes(Plan(digest, keep), original, digest)
-            origin = Origin(original, first.study, left, trained=tuning is not None)
-            result = pipeline.complete(pipeline.begin(results[-1].model, options, Known(), origin), options)
+            origin = Origin(original, left, trained=tuning is not None)
+            begun = pipeline.begin(results[-1].model, options, Known(), origin, first.study)
+            result = pipeline.complete(begun, options)
         untrained = result.model
         if tuning is not None:
             from onnxprune.finetuning.tune import tune

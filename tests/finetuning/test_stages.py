@@ -24,8 +24,9 @@ MODEL, DATA = FIXTURES / "senet_dynamo.onnx", FIXTURES / "digits_test.npz"
 OPTIONS = {"flops": 0.2, "data": DATA, "allocate": "global", "calibration_size": 128, "align": 1}
 
 
-def beginning(model=MODEL, origin=None, **options):
-    return pipeline.begin(model, CompressOptions(**(OPTIONS | options)), Known(), origin)
+def beginning():
+    """Nothing chosen yet: the original on the inputs."""
+    return pipeline.begin(MODEL, CompressOptions(**OPTIONS), Known())
 
 
 def answers(model, study):
@@ -96,9 +97,9 @@ def damaged():
 def second_step(damaged, **how):
     """The next step from there; without `how` it is a compression like any other."""
     model, whole, kept = damaged
-    origin = Origin(whole.budget.analysis, whole.study, kept, **how) if how else None
+    origin = (Origin(whole.budget.analysis, kept, **how), whole.study) if how else ()
     options = CompressOptions(**(OPTIONS | {"flops": 0.8, "recover": "least-squares"}))
-    return pipeline.complete(pipeline.begin(model, options, Known(), origin), options)
+    return pipeline.complete(pipeline.begin(model, options, Known(), *origin), options)
 
 
 def test_repairs_aim_at_the_original(damaged):

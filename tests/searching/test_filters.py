@@ -10,7 +10,7 @@ from graphs import analyse
 from recovering import Case
 
 from onnxprune import criteria
-from onnxprune.allocate import Target, allocate
+from onnxprune.allocate import allocate
 from onnxprune.cost import CostModel
 from onnxprune.criteria.activations import RefitErrors
 from onnxprune.cut import cut
@@ -18,6 +18,7 @@ from onnxprune.recover.layers import sites
 from onnxprune.recover.statistics import readers
 from onnxprune.recovery import Known
 from onnxprune.searching.filters import evolve
+from onnxprune.target import Target
 
 TEXT = """g (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[24,3,3,3] w, float[24] b, float[16,24,3,3] v, float[4,16,1,1] u> {
     a = Conv <pads = [1, 1, 1, 1]> (x, w, b)

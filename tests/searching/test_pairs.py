@@ -7,9 +7,10 @@ import pytest
 from graphs import analyse
 
 from onnxprune import criteria
-from onnxprune.allocate import Target, allocate
+from onnxprune.allocate import allocate
 from onnxprune.cost import CostModel
 from onnxprune.searching.pairs import pairs, relative_norms, scored
+from onnxprune.target import Target
 
 TEXT = """g (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[24,3,3,3] w, float[16,24,3,3] v, float[4,16,1,1] u> {
     a = Conv <pads = [1, 1, 1, 1]> (x, w)

@@ -1,20 +1,30 @@
-"""Why a target is out of reach or met loosely, and what could help, in words."""
+"""A budget, and in words why it is out of reach or met loosely, and what could help."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.analysis import Analysis, Mask
 from onnxprune.cost import Kind
-
-if TYPE_CHECKING:
-    from onnxprune.allocate import Target
+from onnxprune.errors import UsageError
 
 Reals = NDArray[np.float64]
 _NOUN: dict[Kind, str] = {"flops": "FLOPs", "params": "parameters", "size": "size", "latency": "latency"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A budget: at most `keep` (0..1] of the MACs, parameters or bytes of the cleaned model. Raises UsageError."""
+
+    kind: Kind
+    keep: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise UsageError(f"--{self.kind} {self.keep}: the fraction to keep must be above 0 and at most 1")
 
 
 def unreachable(
@@ -53,6 +63,7 @@ def unreachable(
 
 
 def loose(target: Target, fraction: float, align: int | str) -> str:
+    """Why less is kept than the target allows."""
     advice = "" if align == 1 else "; --align 1 has finer steps"
     return (
         f"kept {fraction:.4g} of the {_NOUN[target.kind]}, {1 - fraction / target.keep:.1%} below the target "
