@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,21 +179,20 @@ def chosen(budget: Budget, study: Study | None, clock: Clock) -> tuple[Allocatio
     choice = choose(budget, study, clock)
     with clock("plan"):
         looked = study if budget.options.looks_at_inputs and not choice.kept.all() else None
-        predicted = _predicted(choice) | ({"notes": looked.caveats} if looked and looked.caveats else {})
-        plan = write_down(budget.analysis, choice.kept, budget.digest, budget.options.settings(), predicted)
+        told = _predicted(choice) | ({"notes": looked.caveats} if looked and looked.caveats else {})
+        plan = write_down(budget.analysis, choice.kept, budget.digest, budget.options.settings(), told)
     return choice, plan
 
 
 def _predicted(choice: Allocation) -> dict[str, Any]:
-    cost, fractions = choice.reached, choice.reached.fractions(choice.original)
-    predicted = {
-        "macs": cost.macs,
-        "params": cost.params,
-        "bytes": cost.bytes,
-        "kept": {k: round(v, 6) for k, v in fractions.items()},
-    }
-    predicted |= {"latency": choice.latency["measured"]["ratio"]["point"]} if choice.latency else {}
-    return predicted | {"note": choice.note} if choice.note else predicted
+    ratio = {"latency": choice.latency["measured"]["ratio"]["point"]} if choice.latency else {}
+    return predicted(choice.reached, choice.original, choice.note) | ratio
+
+
+def predicted(cost: Cost, original: Cost, note: str) -> dict[str, Any]:
+    """What a plan says of the cost that it leads to."""
+    kept = {k: round(v, 6) for k, v in cost.fractions(original).items()}
+    return asdict(cost) | {"kept": kept} | ({"note": note} if note else {})
 
 
 def finish(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
@@ -98,9 +98,9 @@ def _in_steps(
         keep = _composed((r.plan for r in results), original.model.constants().keys())
         if reports and (reports[-1].failed or reports[-1].interrupted):
             break
-    networks = {"repaired": untrained} | ({"trained": results[-1].model} if reports else {})
     if steps == 1:
-        return Staged(_with_training(first, results[0], networks), tuple(reports))
+        return Staged(_with_training(first, results[0]), tuple(reports))
+    networks = {"repaired": untrained} | ({"trained": results[-1].model} if reports else {})
     plan = _planned(first, results, keep, steps)
     return Staged(_whole(model, first, results, plan, networks, steps), tuple(reports))
 
@@ -122,12 +122,12 @@ def _share(whole: CompressOptions, results: list[Result], part: float, steps: in
     return replace(whole, time_budget=whole.time_budget / steps, **{kind: keep})
 
 
-def _with_training(first: Begun, result: Result, networks: Mapping[str, onnx.ModelProto]) -> Result:
+def _with_training(first: Begun, result: Result) -> Result:
     """The result of one cut, with what training brought beside what the repair did."""
     found = result.report.recovery
     if found is None or first.study is None:
         return result
-    agreements, metric = _compared(first.study, {"trained": networks["trained"]})
+    agreements, metric = _compared(first.study, {"trained": result.model})
     found = _trained(found, agreements["trained"], metric and {**(found.metric or {}), **metric})
     return replace(result, report=replace(result.report, recovery=found))
 
@@ -214,11 +214,10 @@ def _planned(first: Begun, results: Sequence[Result], keep: Keep, steps: int) ->
     whole, plans = first.budget.options, [r.plan for r in results]
     left = kept_classes(Plan(first.budget.digest, keep), first.budget.analysis, first.budget.digest)
     original, cost = results[0].report.original, first.budget.cost.evaluate(left)
-    fractions = {n: round(v, 6) for n, v in cost.fractions(original).items()}
+    fraction = cost.fractions(original)[_NAMES[whole.target().kind]]
+    note = _note(first.budget, fraction) if len(results) == steps else ""
     notes = list(dict.fromkeys(n for p in plans for n in p.predicted.get("notes", ())))
-    note = _note(first.budget, fractions[_NAMES[whole.target().kind]]) if len(results) == steps else ""
-    predicted = asdict(cost) | {"kept": fractions}
-    predicted |= ({"notes": notes} if notes else {}) | ({"note": note} if note else {})
+    predicted = pipeline.predicted(cost, original, note) | ({"notes": notes} if notes else {})
     return Plan(first.budget.digest, keep, whole.settings() | {"steps": len(results)}, predicted, plans[0].frozen)
 
 

@@ -22,36 +22,20 @@ def fit(
     bias: Reals,
     *,
     intercept: bool = True,
+    scale: bool = True,
     low: float = -np.inf,
     high: float = np.inf,
 ) -> Fit:
     """a = clip(sd0 / sd1, 0.5, 2), W *= a, b = mean0 - a (mean1 - b) per output channel; made whatever the error.
 
-    low, high: range of the activation behind the layer, where the errors on held inputs are measured.
+    scale: whether deviations are matched, not only means (a = 1). low, high: range of the activation behind the layer,
+    where the errors on held inputs are measured.
     """
     wanted, made = _both(train, weight, bias)
-    factor = np.clip(wanted[1] / np.maximum(made[1], 1e-12), *_RANGE)
-    changed: Reals = weight * factor.reshape(len(weight), 1, -1)
+    factor = np.clip(wanted[1] / np.maximum(made[1], 1e-12), *_RANGE) if scale else 1.0
+    changed: Reals = weight * np.reshape(factor, (len(weight), 1, -1)) if scale else weight
     moved = wanted[0] - factor * (made[0] - bias) if intercept else bias
     return Fit(changed, moved, error(held, weight, bias, low, high), error(held, changed, moved, low, high))
-
-
-def fit_bias(
-    train: Sequence[Sample],
-    held: Sequence[Sample],
-    weight: Reals,
-    bias: Reals,
-    *,
-    intercept: bool = True,
-    low: float = -np.inf,
-    high: float = np.inf,
-) -> Fit:
-    """Only the means; low, high as of `fit`."""
-    before, moved = error(held, weight, bias, low, high), bias
-    if intercept:
-        wanted, made = _both(train, weight, bias)
-        moved = bias + wanted[0] - made[0]
-    return Fit(weight, moved, before, error(held, weight, moved, low, high) if intercept else before)
 
 
 def _both(train: Sequence[Sample], weight: Reals, bias: Reals) -> tuple[tuple[Reals, Reals], tuple[Reals, Reals]]:

@@ -190,7 +190,7 @@ def repair_layer(
             rounds=rounds,
         ),
         "moments": moments.fit,
-        "bias": moments.fit_bias,
+        "bias": partial(moments.fit, scale=False),
     }
     try:
         fit = fits[name](train, held, view.weight, view.bias, intercept=view.intercept, low=low, high=high)

@@ -209,11 +209,11 @@ def test_moments(added):
 def test_means_only():
     """The repair of the bias moves the means to those of the original, and nothing else; nowhere without a bias."""
     train, weight, bias = problem(added=True)
-    found = moments.fit_bias(train, train, weight, bias)
+    found = moments.fit(train, train, weight, bias, scale=False)
     made = np.concatenate([predict(Sample(s.rows, s.wanted), found.weight, found.bias) for s in train])
     np.testing.assert_allclose(made.mean(0), flat(train).mean(0), atol=1e-4)
     assert found.weight is weight
-    same = moments.fit_bias(train, train, weight, bias, intercept=False)
+    same = moments.fit(train, train, weight, bias, scale=False, intercept=False)
     assert same.bias is bias
     assert same.before == same.after
 
