@@ -47,6 +47,9 @@ def test_a_search_repeats(method):
         assert chosen["kept"] == first.report.compressed.macs / first.report.original.macs
         repaired = [c["repaired"] for c in tried["candidates"] if c["repaired"] is not None]
         assert chosen["repaired"] == min(repaired)
+        rates = {c["rate"] for c in tried["candidates"]}
+        tested = {c["rate"] for c in tried["candidates"] if c["repaired"] is not None}
+        assert len(tested) == min(len(rates), len(repaired))
         assert all(np.isfinite(c["kl"]) and np.isfinite(c["naswot"]) for c in tried["candidates"])
     else:
         assert tried["chosen"] == ("optimised" if tried["optimised"] < tried["plain"] else "plain")

@@ -23,11 +23,11 @@ def _pairs(found: Mapping[str, Any]) -> RenderableType:
     candidates, proxy = found["candidates"], found["proxy"]
     order = sorted(range(len(candidates)), key=lambda i: (i != found["chosen"], *_rank(candidates[i], proxy), i))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for title in ("distance", "norm", "by distance", "divergence", "repaired", "NASWOT"):
+    for title in ("distance", "norm", "rate", "by distance", "divergence", "repaired", "NASWOT"):
         table.add_column(title, justify="right", no_wrap=True)
     for i in order[:_SHOWN]:
         c = candidates[i]
-        numbers = [f"{c['distance']:.3g}", f"{c['norm']:.3g}", f"{100 * c['by_distance']:.0f} %"]
+        numbers = [f"{c['distance']:.3g}", f"{c['norm']:.3g}", f"{c['rate']:.3g}", f"{100 * c['by_distance']:.0f} %"]
         table.add_row(*numbers, *(_number(c[n]) for n in ("kl", "repaired", "naswot")))
     more = [f"{_SHOWN} of {len(candidates)}; --json has all."] if len(candidates) > _SHOWN else []
     return Group(_told(found), table, *more)
@@ -38,6 +38,8 @@ def _told(found: Mapping[str, Any]) -> str:
     if found["proxy"] == "none":
         return f"{lead}, not compared; the first below, from the middle, was taken."
     told = f"{lead}, ranked by {_BY[found['proxy']]}; the first below was taken."
+    if len({c["rate"] for c in found["candidates"]}) > 1:
+        told += " Rate: the share that streams which several layers write may lose."
     if found["proxy"] == "kl":
         told += f" Divergence: after a quick refit, and, of the best, after a {found['repair']} repair, on all inputs."
     return told

@@ -1,13 +1,14 @@
 """Pairs of thresholds: what leaves is redundant (closer than a distance to what stays) or small (below a norm).
 
 The hybrid of cluster pruning and norm pruning (a thesis of 2023), reconstructed: for every distance threshold, the norm
-threshold that meets the budget is found; the pairs are ranked by a proxy of the accuracy.
+threshold that meets the budget is found, under a limit to what layers lose; the pairs are ranked by a proxy of the
+accuracy.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from onnxprune.criteria.norms import per_group, row_norms
 
 Reals = NDArray[np.float64]
 QUANTILES = 20  # distance thresholds that are tried, 0 (norms alone) among them
+RATES = (1.0, 0.0, 0.5, 0.25)  # shares that shared groups may lose
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +30,16 @@ class Pair:
     """A pair of thresholds that meets the budget.
 
     distance, norm: what is closer or smaller leaves (norms in units of their group's mean); by_distance: share of the
-    classes that leave because of their distance; kl: divergence from the original after a quick refit, repaired: after
-    the repair that ships, where it was tried; naswot: of the cut network; None for what was not looked at.
+    classes that leave because of their distance; rate: share that shared groups may lose; kl: divergence from the
+    original after a quick refit, repaired: after the repair that ships, where it was tried; naswot: of the cut network;
+    None for what was not looked at.
     """
 
     choice: Allocation
     distance: float
     norm: float
     by_distance: float
+    rate: float = 1.0
     kl: float | None = None
     naswot: float | None = None
     repaired: float | None = None
@@ -43,33 +47,81 @@ class Pair:
 
     def as_dict(self) -> dict[str, Any]:
         """What the report shows."""
-        names = ("distance", "norm", "by_distance", "kl", "naswot", "repaired", "seconds")
+        names = ("distance", "norm", "by_distance", "rate", "kl", "naswot", "repaired", "seconds")
         told = {n: getattr(self, n) for n in names}
         return {"kept": self.choice.fraction} | {n: None if v in (np.inf, -np.inf) else v for n, v in told.items()}
 
 
 def pairs(
-    analysis: Analysis, distances: Reals, decide: Callable[[Reals], Allocation], count: int = QUANTILES
+    analysis: Analysis,
+    distances: Reals,
+    decide: Callable[[Reals], Allocation],
+    count: int = QUANTILES,
+    rates: Sequence[float] = RATES[:1],
 ) -> list[Pair]:
-    """The different choices that pairs of thresholds lead to, by ascending distance; `count` where there are so many.
+    """The different choices that pairs of thresholds lead to, by rate and ascending distance; `count` of each rate
+    where there are so many.
 
     distances: [classes + 1] scores of a criterion whose numbers mean the same in every group; decide: the choice within
-    the budget that scores lead to, as they are.
+    the budget that scores lead to, as they are; rates: shares of the classes of `shared` groups that may leave; the
+    others of them leave only where the budget is not met without.
     """
+    found = dict[bytes, Pair]()
+    for rate in rates:
+        for pair in _of_rate(analysis, distances, decide, count, rate):
+            found.setdefault(pair.choice.kept.tobytes(), pair)
+    return list(found.values())
+
+
+def _of_rate(
+    analysis: Analysis, distances: Reals, decide: Callable[[Reals], Allocation], count: int, rate: float
+) -> list[Pair]:
+    """`pairs` of one rate."""
+
+    def limited(scores: Reals) -> Allocation:
+        return decide(_held_back(analysis, scores, rate))
+
     norms = relative_norms(analysis)
-    gone = distances[~decide(distances).kept]  # distances alone: larger thresholds would exceed the budget
+    gone = distances[~limited(distances).kept]  # distances alone: larger thresholds would exceed the budget
     levels, found = _levels(gone, count), dict[bytes, Pair]()
     for level in Progress("thresholds:", len(levels), most=True).over(levels):
         if len(found) == count:
             break
         start = time.perf_counter()
         close = distances <= level if level else np.zeros(len(distances), bool)
-        choice = decide(np.where(close, distances / max(level, 1e-30) - 1, norms))
+        choice = limited(np.where(close, distances / max(level, 1e-30) - 1, norms))
         small = ~choice.kept & ~close
         norm, share = float(norms[small].max(initial=0.0)), float((~choice.kept & close).sum() / analysis.classes)
-        pair = Pair(choice, level, norm, share, seconds=time.perf_counter() - start)
+        pair = Pair(choice, level, norm, share, rate, seconds=time.perf_counter() - start)
         found.setdefault(choice.kept.tobytes(), pair)
     return sorted(found.values(), key=lambda pair: pair.distance)
+
+
+def shared(analysis: Analysis) -> Mask:
+    """[groups + 1], whether several layers make the filters of a group, as in residual streams. What works channel by
+    channel (depthwise convolutions) does not count.
+    """
+    apart = {n.inputs[1].name for n in analysis.model.graph.nodes if int(n.attrs.get("group", 1)) > 1}
+    layers = [x for x in analysis.layers if x.weight is not None and x.weight not in apart]
+    written = [np.unique(analysis.group[x.outputs]) for x in layers]
+    result: Mask = np.bincount(np.concatenate([[0], *written]), minlength=len(analysis.groups) + 1) > 1
+    result[0] = False
+    return result
+
+
+def _held_back(analysis: Analysis, scores: Reals, rate: float) -> Reals:
+    """The scores, with those classes of shared groups that are not among the `rate` lowest of theirs above all others."""
+    members = np.flatnonzero(shared(analysis)[analysis.group])
+    if rate >= 1 or not len(members):
+        return scores
+    group = analysis.group[members]
+    order = np.lexsort((scores[members], group))
+    members, group = members[order], group[order]
+    size, first = np.bincount(group), np.searchsorted(group, group)
+    stay = members[np.arange(len(members)) - first >= np.floor(rate * size[group] + 1e-9)]
+    result = scores.copy()
+    result[stay] += scores[1:].max() - scores[1:].min() + 1
+    return result
 
 
 def _levels(gone: Reals, count: int) -> list[float]:

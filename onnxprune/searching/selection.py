@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +28,7 @@ from onnxprune.recover.statistics import Reader
 from onnxprune.recovery import Study
 from onnxprune.searching.filters import evolve
 from onnxprune.searching.naswot import naswot
-from onnxprune.searching.pairs import QUANTILES, Pair, pairs, scored
+from onnxprune.searching.pairs import QUANTILES, RATES, Pair, pairs, scored, shared
 from onnxprune.searching.quick import Quick
 
 Reals = NDArray[np.float64]
@@ -36,7 +37,8 @@ PROXIES = ("kl", "naswot", "none")
 _REPAIR = "least-squares"  # how candidates are repaired, whatever ships: bare cuts rank at random
 _SHARE = 0.3  # of the time that looking at candidates may take, and as much for repairing them
 _LOOKS = 224  # inputs that a look at one candidate costs forward passes of
-_FEWEST = 4  # pairs that are looked at however long it takes
+_FEWEST = 4  # pairs of a rate that are looked at however long it takes
+_EACH = 10  # pairs of each of several rates
 _SMALL = 3e6  # multiply-adds that a refit error costs at least
 _PASSES = 4  # forward passes over the inputs that one repair costs, about
 _POSITION = 1e5  # multiply-adds that each position costs which its layers are fitted on, however small the network
@@ -77,24 +79,30 @@ def select(
 def _by_pairs(
     scores: Reals, analysis: Analysis, study: Study | None, readers: Sequence[Reader], decide: Decide, proxy: str
 ) -> tuple[Allocation, dict[str, Any]]:
-    count = QUANTILES if study is None or proxy == "none" else _looked_at(study)
-    found = pairs(analysis, scores, lambda s: decide(s, False), count)
+    def within(values: Reals) -> Allocation:
+        return decide(values, False)
+
     if study is None or proxy == "none":
+        found = pairs(analysis, scores, within)
         best = len(found) // 2  # as much weight on redundancy as on norms
     else:
-        found = _judged(found, study, readers, proxy)
+        rates, count = _looked_at(study)
+        found = _judged(pairs(analysis, scores, within, count, rates), study, readers, proxy)
         best = _best(found, proxy)
     told: dict[str, Any] = {"allocate": "pairs", "proxy": proxy, "repair": _REPAIR, "chosen": best}
     return found[best].choice, told | {"candidates": [p.as_dict() for p in found]}
 
 
-def _looked_at(study: Study) -> int:
-    """How many pairs the time allows to look at."""
+def _looked_at(study: Study) -> tuple[Sequence[float], int]:
+    """The rates of shared groups, and how many pairs of each the time allows to look at."""
+    rates: Sequence[float] = RATES if shared(study.analysis).any() else RATES[:1]
+    most = QUANTILES if len(rates) == 1 else _EACH * len(rates)
     once = _LOOKS * CostModel(study.analysis).original.macs / RATE
-    count = int(np.clip(_SHARE * study.seconds / max(once, 1e-9), _FEWEST, QUANTILES))
-    if count < QUANTILES:
-        study.notes.append(f"to keep to the time, {count} pairs of thresholds are looked at, not {QUANTILES}")
-    return count
+    count = int(np.clip(_SHARE * study.seconds / max(once, 1e-9), _FEWEST, most))
+    if count < most:
+        study.notes.append(f"to keep to the time, {count} pairs of thresholds are looked at, not {most}")
+    rates = rates[: count // _FEWEST]
+    return rates, count // len(rates)
 
 
 def _judged(found: list[Pair], study: Study, readers: Sequence[Reader], proxy: str) -> list[Pair]:
@@ -107,10 +115,21 @@ def _judged(found: list[Pair], study: Study, readers: Sequence[Reader], proxy: s
 
     found = scored(Progress("pair", len(found)).over(found), kl=quick.divergence, naswot=regions)
     if proxy == "kl":
-        order = sorted(range(len(found)), key=lambda i: (found[i].kl, i))[: _affordable(study)]
+        order = _promising(found)[: _affordable(study)]
         for i in Progress("repair of the best pairs:", len(order)).over(order):
             [found[i]] = scored([found[i]], repaired=partial(_repaired, study))
     return found
+
+
+def _promising(found: Sequence[Pair]) -> list[int]:
+    """Indices of the pairs: the best of every rate first, then all second ones, and so on; a quick refit flatters wide
+    streams.
+    """
+    ranks, order = Counter[float](), list[tuple[int, int]]()
+    for i in sorted(range(len(found)), key=lambda i: (found[i].kl, i)):
+        order.append((ranks[found[i].rate], i))
+        ranks[found[i].rate] += 1
+    return [i for _, i in sorted(order, key=lambda entry: entry[0])]
 
 
 def _affordable(study: Study) -> int:

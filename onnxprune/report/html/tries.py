@@ -23,8 +23,8 @@ def tried(found: Told | None) -> p.Section | None:
 
 def _pairs(found: Told) -> list[p.Block]:
     candidates = found["candidates"]
-    names = ("distance", "norm", "by_distance", "kl", "repaired", "naswot")
-    titles = ("distance", "norm", "by distance", "divergence", "repaired", "NASWOT", "MACs kept", "time")
+    names = ("distance", "norm", "rate", "by_distance", "kl", "repaired", "naswot")
+    titles = ("distance", "norm", "rate", "by distance", "divergence", "repaired", "NASWOT", "MACs kept", "time")
     rows = [
         [
             p.Cell("chosen" if i == found["chosen"] else "", state="good"),
@@ -34,7 +34,8 @@ def _pairs(found: Told) -> list[p.Block]:
         ]
         for i, c in enumerate(candidates)
     ]
-    words = f"{len(candidates)} pairs of thresholds for distance and norm, ranked by {found['proxy']}."
+    words = f"{len(candidates)} pairs of thresholds for distance and norm, ranked by {found['proxy']}; rate: the share that streams "
+    words += "which several layers write may lose."
     columns = [p.Column("", text=True), *map(p.Column, titles)]
     return [p.Lines([words]), *_scatter(found), p.Table("tried", columns, rows, sorts=True)]
 
