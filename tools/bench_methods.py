@@ -25,9 +25,8 @@ repair and method. `random`, `l2`, `geometric_median` and `activation` rank all 
 greedy` is the choice by default with data, the others have an allocation of their own. Widths are free (`--align 1`);
 seed 0; random with least squares on ResNet-20: mean of the seeds 0, 1, 2 and their range. What `hybrid` and `evolve`
 choose does not depend on the repair that ships: it is chosen once (`plan`), then repaired in each way (`apply`).
-Seconds: of both, at 0.5, beside other work (`least-squares: hybrid` on ResNet-20 was paused for a while). Written by
-`python tools/bench_methods.py MODELS DATA`; the journal beside it has options, seconds per stage, commit and machine of
-every row.
+Seconds: of both, at 0.5, beside other work. Written by `python tools/bench_methods.py MODELS DATA`; the journal beside
+it has options, seconds per stage, commit and machine of every row.
 """.splitlines()
 
 
