@@ -66,6 +66,14 @@ def test_the_proxy_decides():
     assert {c["kl"] for c in blind.tried["candidates"]} == {None}
 
 
+def test_streams_that_stay_are_not_held_back():
+    """Where nothing may leave the stream, all pairs are of other thresholds."""
+    given = (SMALL | {"proxy": "naswot"}, {"proxy": "none", "recover": "none"})
+    runs = [onnxprune.compress(FIXTURES / "tiny_vit_legacy.onnx", flops=0.3, method="hybrid", **g) for g in given]
+    looked_at, all_of_them = (len(run.report.tried["candidates"]) for run in runs)
+    assert looked_at == all_of_them > 10
+
+
 def test_few_pairs_are_repaired_in_little_time():
     """The time planned for a repair counts its fits, which outweigh the forward passes of a small network."""
     options = SMALL | {"time_budget": 5.0, "calibration_size": 256}

@@ -110,7 +110,7 @@ def shared(analysis: Analysis) -> Mask:
 
 
 def _held_back(analysis: Analysis, scores: Reals, rate: float) -> Reals:
-    """The scores, with those classes of shared groups that are not among the `rate` lowest of theirs above all others."""
+    """The scores; classes of shared groups that are not among the `rate` lowest of theirs are above all others."""
     members = np.flatnonzero(shared(analysis)[analysis.group])
     if rate >= 1 or not len(members):
         return scores

@@ -69,7 +69,7 @@ def select(
     statistics = [r.inputs for r in found]
     scores = criteria.score(criterion, analysis, seed=search.seed, statistics=statistics)
     if how == "pairs":
-        choice, tried = _by_pairs(scores, analysis, study, found, decide, search.proxy)
+        choice, tried = _by_pairs(scores, analysis, study, found, free, decide, search.proxy)
     else:
         assert study is not None, "an optimiser looks at inputs"
         choice, tried = _by_optimiser(scores, analysis, study, statistics, free, decide, search)
@@ -77,7 +77,13 @@ def select(
 
 
 def _by_pairs(
-    scores: Reals, analysis: Analysis, study: Study | None, readers: Sequence[Reader], decide: Decide, proxy: str
+    scores: Reals,
+    analysis: Analysis,
+    study: Study | None,
+    readers: Sequence[Reader],
+    free: Mask,
+    decide: Decide,
+    proxy: str,
 ) -> tuple[Allocation, dict[str, Any]]:
     def within(values: Reals) -> Allocation:
         return decide(values, False)
@@ -86,16 +92,17 @@ def _by_pairs(
         found = pairs(analysis, scores, within)
         best = len(found) // 2  # as much weight on redundancy as on norms
     else:
-        rates, count = _looked_at(study)
+        rates, count = _looked_at(study, free)
         found = _judged(pairs(analysis, scores, within, count, rates), study, readers, proxy)
         best = _best(found, proxy)
     told: dict[str, Any] = {"allocate": "pairs", "proxy": proxy, "repair": _REPAIR, "chosen": best}
     return found[best].choice, told | {"candidates": [p.as_dict() for p in found]}
 
 
-def _looked_at(study: Study) -> tuple[Sequence[float], int]:
+def _looked_at(study: Study, free: Mask) -> tuple[Sequence[float], int]:
     """The rates of shared groups, and how many pairs of each the time allows to look at."""
-    rates: Sequence[float] = RATES if shared(study.analysis).any() else RATES[:1]
+    streams = shared(study.analysis)[study.analysis.group] & free
+    rates: Sequence[float] = RATES if streams.any() else RATES[:1]
     most = QUANTILES if len(rates) == 1 else _EACH * len(rates)
     once = _LOOKS * CostModel(study.analysis).original.macs / RATE
     count = int(np.clip(_SHARE * study.seconds / max(once, 1e-9), _FEWEST, most))

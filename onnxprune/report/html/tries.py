@@ -34,8 +34,8 @@ def _pairs(found: Told) -> list[p.Block]:
         ]
         for i, c in enumerate(candidates)
     ]
-    words = f"{len(candidates)} pairs of thresholds for distance and norm, ranked by {found['proxy']}; rate: the share that streams "
-    words += "which several layers write may lose."
+    words = f"{len(candidates)} pairs of thresholds for distance and norm, ranked by {found['proxy']}. Rate: the share "
+    words += "that streams which several layers write may lose."
     columns = [p.Column("", text=True), *map(p.Column, titles)]
     return [p.Lines([words]), *_scatter(found), p.Table("tried", columns, rows, sorts=True)]
 
