@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocate import Allocation
-from onnxprune.analysis import Analysis, Mask
+from onnxprune.analysis import Analysis, Labels, Mask
 from onnxprune.clock import Progress
 from onnxprune.criteria.norms import per_group, row_norms
 
@@ -66,32 +66,32 @@ def pairs(
     the budget that scores lead to, as they are; rates: shares of the classes of `shared` groups that may leave; the
     others of them leave only where the budget is not met without.
     """
-    found = dict[bytes, Pair]()
+    norms, group, found = relative_norms(analysis), analysis.group, dict[bytes, Pair]()
+    streams = np.flatnonzero(shared(analysis)[group])
     for rate in rates:
-        for pair in _of_rate(analysis, distances, decide, count, rate):
+
+        def limited(scores: Reals, rate: float = rate) -> Allocation:
+            return decide(_held_back(scores, streams, group[streams], rate))
+
+        for pair in _of_rate(distances, norms, limited, count, rate):
             found.setdefault(pair.choice.kept.tobytes(), pair)
     return list(found.values())
 
 
 def _of_rate(
-    analysis: Analysis, distances: Reals, decide: Callable[[Reals], Allocation], count: int, rate: float
+    distances: Reals, norms: Reals, decide: Callable[[Reals], Allocation], count: int, rate: float
 ) -> list[Pair]:
-    """`pairs` of one rate."""
-
-    def limited(scores: Reals) -> Allocation:
-        return decide(_held_back(analysis, scores, rate))
-
-    norms = relative_norms(analysis)
-    gone = distances[~limited(distances).kept]  # distances alone: larger thresholds would exceed the budget
+    """`pairs` of one rate, which `decide` keeps to."""
+    gone = distances[~decide(distances).kept]  # distances alone: larger thresholds would exceed the budget
     levels, found = _levels(gone, count), dict[bytes, Pair]()
     for level in Progress("thresholds:", len(levels), most=True).over(levels):
         if len(found) == count:
             break
         start = time.perf_counter()
         close = distances <= level if level else np.zeros(len(distances), bool)
-        choice = limited(np.where(close, distances / max(level, 1e-30) - 1, norms))
+        choice = decide(np.where(close, distances / max(level, 1e-30) - 1, norms))
         small = ~choice.kept & ~close
-        norm, share = float(norms[small].max(initial=0.0)), float((~choice.kept & close).sum() / analysis.classes)
+        norm, share = float(norms[small].max(initial=0.0)), float((~choice.kept & close)[1:].mean())
         pair = Pair(choice, level, norm, share, rate, seconds=time.perf_counter() - start)
         found.setdefault(choice.kept.tobytes(), pair)
     return sorted(found.values(), key=lambda pair: pair.distance)
@@ -109,12 +109,12 @@ def shared(analysis: Analysis) -> Mask:
     return result
 
 
-def _held_back(analysis: Analysis, scores: Reals, rate: float) -> Reals:
-    """The scores; classes of shared groups that are not among the `rate` lowest of theirs are above all others."""
-    members = np.flatnonzero(shared(analysis)[analysis.group])
+def _held_back(scores: Reals, members: NDArray[np.intp], group: Labels, rate: float) -> Reals:
+    """The scores, [classes + 1]; those of members that are not among the `rate` lowest of their group, [members], are
+    above all others.
+    """
     if rate >= 1 or not len(members):
         return scores
-    group = analysis.group[members]
     order = np.lexsort((scores[members], group))
     members, group = members[order], group[order]
     size, first = np.bincount(group), np.searchsorted(group, group)
