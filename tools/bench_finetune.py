@@ -34,7 +34,7 @@ from onnxprune.plan import dumps
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cifar10"  # networks that MODELS does not hold
 PREPROCESS = "layout=nchw,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225"
-R20, R56 = "cifar10_resnet20_jpegft", "cifar10_resnet56_jpegft"
+R20, R56, VGG = "cifar10_resnet20_jpegft", "cifar10_resnet56_jpegft", "cifar10_vgg"
 LABELS, PLAIN = {"labels": True, "alpha": 0.9}, {"labels": True, "alpha": 0.0}
 FREE = {"align": 1}  # any widths, as in the tables of recovery
 Spec = dict[str, Any]
@@ -43,6 +43,7 @@ ROWS: dict[str, Spec] = {
     "resnet56_0.2": {"model": R56, "flops": 0.2, **FREE},
     "resnet56_0.2_t2": {"model": R56, "flops": 0.2, "temperature": 2.0, **FREE},
     "resnet56_0.2_hybrid": {"model": R56, "flops": 0.2, "method": "hybrid", **FREE},
+    "resnet56_0.2_hybrid_greedy": {"model": R56, "flops": 0.2, "method": "hybrid", "allocate": "greedy", **FREE},
     "resnet56_0.2_blocks_frozen": {"model": R56, "flops": 0.2, "lr": 2e-3, "temperature": 2.0, "norm": "frozen"},
     "resnet20_0.35": {"model": R20, "flops": 0.35, **FREE},
     "resnet20_0.2": {"model": R20, "flops": 0.2, **FREE},
@@ -54,7 +55,12 @@ ROWS: dict[str, Spec] = {
     "resnet20_labels": {"model": R20, "flops": None, **LABELS},
     "resnet20_0.35_labels": {"model": R20, "flops": 0.35, **FREE, **LABELS},
     "resnet20_0.2_labels": {"model": R20, "flops": 0.2, **FREE, **LABELS},
-    "vgg_0.54": {"model": "cifar10_vgg", "flops": 0.54},
+    "vgg_0.54": {"model": VGG, "flops": 0.54},
+    "vgg_0.54_30": {"model": VGG, "flops": 0.54, "epochs": 30},
+    "vgg_0.54_lr1e-3": {"model": VGG, "flops": 0.54, "lr": 1e-3},
+    "vgg_0.54_lr3e-4": {"model": VGG, "flops": 0.54, "lr": 3e-4},
+    "vgg_0.54_labels": {"model": VGG, "flops": 0.54, **LABELS},
+    "vgg_labels": {"model": VGG, "flops": None, **LABELS},
     "densenet_0.3": {"model": "cifar10_densenet", "flops": 0.3},
     "mobilenet_size": {"model": "cifar10_mobilenet", "size": 0.7392, **LABELS},
     "mobilenet_size_plain": {"model": "cifar10_mobilenet", "size": 0.7392, **PLAIN},
