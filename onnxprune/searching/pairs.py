@@ -64,7 +64,7 @@ def pairs(
 
     distances: [classes + 1] scores of a criterion whose numbers mean the same in every group; decide: the choice within
     the budget that scores lead to, as they are; rates: shares of the classes of `shared` groups that may leave; the
-    others of them leave only where the budget is not met without.
+    others of them leave last, though what fills the budget to the end may take some.
     """
     norms, group, found = relative_norms(analysis), analysis.group, dict[bytes, Pair]()
     streams = np.flatnonzero(shared(analysis)[group])
@@ -101,7 +101,8 @@ def shared(analysis: Analysis) -> Mask:
     """[groups + 1], whether several layers make the filters of a group, as in residual streams. What works channel by
     channel (depthwise convolutions) does not count.
     """
-    apart = {n.inputs[1].name for n in analysis.model.graph.nodes if int(n.attrs.get("group", 1)) > 1}
+    grouped = [n for n in analysis.model.graph.nodes if len(n.inputs) > 1 and int(n.attrs.get("group", 1)) > 1]
+    apart = {n.inputs[1].name for n in grouped}
     layers = [x for x in analysis.layers if x.weight is not None and x.weight not in apart]
     written = [np.unique(analysis.group[x.outputs]) for x in layers]
     result: Mask = np.bincount(np.concatenate([[0], *written]), minlength=len(analysis.groups) + 1) > 1
